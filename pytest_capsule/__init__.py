@@ -1,0 +1,1 @@
+"""A fresh container for every test, in milliseconds."""

@@ -1,0 +1,66 @@
+"""What every test may ask for: who runs it, and a real Debian to run things in."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+MAKE_ROOTFS = "sudo scripts/make-debian-rootfs"
+ROOTFS = "/var/cache/pytest-capsule-ci/debian-bookworm"
+
+
+def current_identity() -> str:
+    """Who runs the tests: ``root``, ``range`` (subordinate ids and the tools to map them) or ``single``."""
+    if os.geteuid() == 0:
+        return "root"
+    owners = {getpass.getuser(), str(os.getuid())}
+    if not (shutil.which("newuidmap") and shutil.which("newgidmap")):
+        return "single"
+    return "range" if all(_has_range(Path(f"/etc/{name}"), owners) for name in ("subuid", "subgid")) else "single"
+
+
+def _has_range(path: Path, owners: set[str]) -> bool:
+    return path.exists() and any(line.split(":")[0] in owners for line in path.read_text().splitlines())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = current_identity()
+    for item in items:
+        for mark in item.iter_markers("identities"):
+            if unknown := set(mark.args) - {"root", "range", "single"}:
+                raise pytest.UsageError(f"{item.nodeid}: no such identity: {', '.join(sorted(unknown))}")
+            if here not in mark.args:
+                item.add_marker(pytest.mark.skip(reason=f"for {', '.join(mark.args)}; this run is {here}"))
+
+
+@pytest.fixture(scope="session")
+def identity() -> str:
+    """``root``, ``range`` or ``single``: each starts a container in another way (see scripts/test-as-each-identity)."""
+    return current_identity()
+
+
+@pytest.fixture(scope="session")
+def debian_rootfs() -> Path:
+    """A minimal Debian as a directory, owned by root: `rootfs:` for root; others read ``debian_tar``."""
+    return _made(Path(os.environ.get("CAPSULE_TEST_ROOTFS", ROOTFS)))
+
+
+@pytest.fixture(scope="session")
+def debian_tar(debian_rootfs: Path) -> Path:
+    """The same Debian as a tar that anyone can read, with its owners by number and no device nodes."""
+    return _made(debian_rootfs.with_name(debian_rootfs.name + ".tar"))
+
+
+def _made(path: Path) -> Path:
+    if not path.exists():
+        missing = f"there is no Debian at {path}; make it with: {MAKE_ROOTFS}"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
