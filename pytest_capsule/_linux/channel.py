@@ -1,0 +1,143 @@
+"""Messages with descriptors between engine, supervisor and the init of each container.
+
+One ``SOCK_SEQPACKET`` datagram is one message: a JSON object, and descriptors by ``SCM_RIGHTS``. A request brings a
+socket of its own for the answers, as its first descriptor, so that any number of threads can ask at once and nobody
+ever sorts answers. What is too large for a datagram travels as a memory file.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import json
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Message = dict[str, Any]
+
+_DATAGRAM = 64 * 1024
+# One byte before the JSON, so that a message that travels as a file is not an empty datagram: those look like the end.
+_MARK = b"="
+_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
+_GONE = "the other side is gone"
+_ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, both close-on-exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
+    """Send one message; the descriptors stay open here. ``OSError`` (EPIPE) when the other side is gone."""
+    data = encode(message)
+    if len(data) <= _DATAGRAM:
+        _send(sock, data, descriptors)
+        return
+    large = os.memfd_create("message")
+    try:
+        with open(large, "wb", closefd=False) as file:
+            file.write(data)
+        _send(sock, _MARK, [*descriptors, large])
+    finally:
+        os.close(large)
+
+
+def encode(message: Message) -> bytes:
+    """A message as the bytes of its datagram."""
+    return _MARK + json.dumps(message, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Message:
+    """The message in the bytes of a datagram; ``ValueError`` for what is none."""
+    message: Message = json.loads(data.removeprefix(_MARK))
+    return message
+
+
+def _send(sock: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    try:
+        sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+    except ConnectionResetError:  # it went without reading what it had been sent
+        raise BrokenPipeError(errno.EPIPE, _GONE) from None
+    except OSError as error:
+        if error.errno == errno.EBADF and sock.fileno() < 0:  # another thread of ours has closed it
+            raise BrokenPipeError(errno.EPIPE, _GONE) from None
+        raise
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message with its descriptors, which the caller now owns; ``None`` when the other side is gone.
+
+    ``OSError`` (EMFILE) when this process has no room for the descriptors: the message is lost then, and nothing else.
+    """
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(_DATAGRAM, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return None
+    descriptors = array.array("i")
+    for _, _, rights in ancillary:
+        descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+    received = list(descriptors)
+    if flags & socket.MSG_CTRUNC:
+        for fd in received:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "recvmsg")
+    if not data:
+        return None
+    if data == _MARK:
+        with open(received.pop(), "rb") as file:
+            file.seek(0)
+            data = file.read()
+    return decode(data), received
+
+
+def failure(error: BaseException) -> Message:
+    """An exception as a message."""
+    if isinstance(error, OSError):
+        return {"error": {"errno": error.errno or 0, "strerror": error.strerror or str(error), "on": error.filename}}
+    return {"error": {"errno": 0, "strerror": f"{type(error).__name__}: {error}", "on": None}}
+
+
+def raise_failure(message: Message) -> None:
+    """Raise the ``OSError`` that a message carries, if it carries one."""
+    if error := message.get("error"):
+        raise OSError(error["errno"], error["strerror"], error["on"])
+
+
+@contextlib.contextmanager
+def request(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> Iterator[socket.socket]:
+    """Send ``message`` with an answer socket of its own and give the end on which the answers come."""
+    ours, theirs = pair()
+    with ours:
+        with theirs:
+            send(sock, message, [theirs.fileno(), *descriptors])
+        yield ours
+
+
+def call(
+    sock: socket.socket, message: Message, descriptors: Sequence[int] = (), *, timeout: float | None = None
+) -> tuple[Message, list[int]]:
+    """Ask and wait for the one answer; ``OSError`` when the other side failed at it, EPIPE when it is gone."""
+    with request(sock, message, descriptors) as answers:
+        return answer(answers, timeout)
+
+
+def answer(answers: socket.socket, timeout: float | None = None) -> tuple[Message, list[int]]:
+    """The next answer of a request; ``TimeoutError`` after ``timeout`` seconds without one."""
+    if timeout is not None:
+        ready = select.poll()
+        ready.register(answers, select.POLLIN)
+        if not ready.poll(max(0.0, timeout) * 1000):
+            raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
+    received = receive(answers)
+    if received is None:
+        raise BrokenPipeError(errno.EPIPE, _GONE)
+    raise_failure(received[0])
+    return received

@@ -1,0 +1,84 @@
+"""The filters of containers: programs for the machine that they run on."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_capsule._linux.seccomp import profile
+from pytest_capsule._linux.seccomp.bpf import ALLOW, Check, Decision, Range, Rule, compile_filter, fail_with
+from pytest_capsule._linux.seccomp.syscall_numbers import PRIVATE, CallingConvention, conventions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_SUCCESS = fail_with(0)
+# Charliecloud's list (bin/seccomp.c and ch-image(1), "Root emulation"). kexec_load is in it for feigns_root() alone.
+_FEIGNED = (
+    "capset chown chown32 fchown fchown32 fchownat lchown lchown32 kexec_load setfsgid setfsgid32 setfsuid setfsuid32 "
+    "setgid setgid32 setgroups setgroups32 setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid "
+    "setreuid32 setuid setuid32"
+).split()
+_MODE_ARGUMENT = {"mknod": 1, "mknodat": 2}
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+_FILE_TYPE = 0o170000  # S_IFMT
+
+
+def default_filter(capabilities: Collection[str], machine: str) -> bytes:
+    """moby's default profile for a container with ``capabilities``; ``ValueError`` for a machine without a table."""
+    decisions = profile.decisions(capabilities, machine)
+    return compile_filter(
+        {
+            convention.audit: ranges(convention, decisions, other=profile.DENIED, newer=profile.UNKNOWN)
+            for convention in conventions(machine)
+        },
+        otherwise=profile.DENIED[0].action,
+    )
+
+
+def feigned_root_filter(machine: str) -> bytes:
+    """Answers success, and does nothing, to what only a root with many ids may do: Charliecloud's root emulation.
+
+    For RUN in a container that has a single id, where ``chown`` to another id can only fail: package managers go on.
+    They must not look whether it was done. apt does look, when it gives up root for its downloads, and has to be told
+    ``APT::Sandbox::User "root";``. Installed after another filter it only widens what is answered: of two answers with
+    an errno the newest filter's counts, and a refusal of its own it has none.
+    """
+    decisions: dict[str, Decision] = dict.fromkeys(_FEIGNED, (Rule(_SUCCESS),))
+    for name, index in _MODE_ARGUMENT.items():
+        devices = (Rule(_SUCCESS, (Check(index, kind, _FILE_TYPE),)) for kind in _DEVICES)
+        decisions[name] = (*devices, Rule(ALLOW))
+    return compile_filter(
+        {
+            convention.audit: ranges(convention, decisions, other=profile.ALLOWED, newer=profile.ALLOWED)
+            for convention in conventions(machine)
+        },
+        otherwise=ALLOW,
+    )
+
+
+def ranges(
+    convention: CallingConvention, decisions: Mapping[str, Decision], *, other: Decision, newer: Decision
+) -> list[Range]:
+    """Decisions by name as ranges of numbers; ``other`` fills the gaps, ``newer`` what is after the last that is named.
+
+    With ``newer`` comes x32 as well, whose numbers begin at 1 << 30.
+    """
+    numbered = {
+        convention.numbers[name]: decision for name, decision in decisions.items() if name in convention.numbers
+    }
+    last = max(number for number in numbered if number < PRIVATE)
+    found: list[Range] = []
+    following = 0
+    for number, decision in sorted(numbered.items()):
+        if number > following:
+            _extend(found, following, other if following <= last else newer)
+        _extend(found, number, decision)
+        following = number + 1
+    _extend(found, following, newer)
+    return found
+
+
+def _extend(found: list[Range], first: int, decision: Decision) -> None:
+    if not found or found[-1].decision != decision:
+        found.append(Range(first, decision))
