@@ -1,0 +1,1 @@
+"""Images on disk: blobs, layers, archives and the names that they go by."""

@@ -1,0 +1,27 @@
+"""From an image to the directories that an overlay stacks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_capsule.store.image import Tree
+
+
+def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
+    """The directories of each overlay of ``tree``, topmost first, by the path at which it is mounted.
+
+    One at ``/``: the layers, over ``bottom`` (``Store.blank`` for a container that runs something, ``Store.empty`` for
+    one that only places files). And one for each directory that comes from the host: the layers' own version of it,
+    then the host's. They are overlays of their own because the kernel refuses ``lowerdir=/`` beside layers on the same
+    filesystem (ELOOP: they overlap).
+    """
+    layers = [layer.path for layer in reversed(tree.layers)]
+    found = {"/": (*layers, str(bottom))}
+    for directory in tree.host_directories:
+        own = (layer + directory for layer in layers)
+        found[directory] = (*(path for path in own if os.path.isdir(path) and not os.path.islink(path)), directory)
+    return found

@@ -1,0 +1,323 @@
+"""The image store on disk.
+
+::
+
+    layers/ID/fs/             a layer in overlay form: the files themselves
+    layers/ID/layer.json      its size
+    images/HEX.json           an image: config, layers, host directories
+    references/NAME           the id that a reference names; NAME is its text, percent-encoded
+    steps/KEY.json            what a build step gave: the cache
+    memory/HASH.json          content digests of a build context's files, by inode and times
+    tmp/ENGINE/               what one engine is working on; goes with it, or with the next engine's start
+    tmp/ENGINE.lock           held while that engine lives
+    locks/                    one lock file for each thing that two processes could make at once
+
+Every file appears by a rename, so whoever is killed when leaves a store that opens clean. What one process makes and
+another could make too is made under a ``filelock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from pytest_capsule.errors import ImageNotFound, InvalidReference, MalformedImage, StoreError, UsageError
+from pytest_capsule.oci.config import ImageConfig
+from pytest_capsule.oci.reference import Reference
+from pytest_capsule.store import trees
+from pytest_capsule.store.image import Image, Layer, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_FOLDERS = ("layers", "images", "references", "steps", "memory", "tmp", "locks", "blank", "empty")
+# Empty files and directories at the very bottom of every root filesystem, to mount on: no image needs to have them, and
+# none gets them in a layer of its own.
+_MOUNT_POINTS = ("proc", "sys", "dev", "etc")
+_MOUNT_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+_CLAIMS = "claims"
+_ID = re.compile("[0-9a-f]{4,64}")
+
+
+class Store:
+    """One store, opened for one engine.
+
+    ``call`` runs a function of ``store.trees`` where files of all owners may be touched: here, or in the supervisor's
+    user namespace.
+    """
+
+    def __init__(self, root: Path, *, call: Callable[[str, str], Any] = trees.call) -> None:
+        self.root = root
+        self._call = call
+        try:
+            for folder in _FOLDERS:
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            self._lay_mount_points()
+            self._own = self._claim()
+        except OSError as error:
+            raise StoreError(
+                f"the image store {root} cannot be used: {error.strerror} ({error.filename})",
+                path=str(root),
+                hint="choose another folder with --cache-dir (of pytest: --capsule-cache-dir) or CAPSULE_CACHE_DIR",
+            ) from None
+
+    def _lay_mount_points(self) -> None:
+        for name in _MOUNT_POINTS:
+            (self.blank / name).mkdir(exist_ok=True)
+        for name in _MOUNT_FILES:
+            (self.blank / name).touch(exist_ok=True)
+        for folder in (self.empty, self.blank, *(self.blank / name for name in _MOUNT_POINTS)):
+            folder.chmod(0o755)  # a root filesystem begins with these, whatever this process' umask is
+        for name in _MOUNT_FILES:
+            (self.blank / name).chmod(0o644)
+
+    def _claim(self) -> Path:
+        own = self.root / "tmp" / secrets.token_hex(8)
+        self._alive = FileLock(f"{own}.lock")
+        with self.lock(_CLAIMS):
+            self._alive.acquire(timeout=0)
+        own.mkdir()
+        (own / "mnt").mkdir()
+        return own
+
+    @property
+    def blank(self) -> Path:
+        """The layer at the very bottom of a root filesystem in which commands run: what is mounted on is there."""
+        return self.root / "blank"
+
+    @property
+    def empty(self) -> Path:
+        """The layer at the bottom of one in which files are only placed: a copy of it has nothing but what is its."""
+        return self.root / "empty"
+
+    @property
+    def mountpoint(self) -> Path:
+        """An empty folder on which this engine's containers mount what is theirs, each in a namespace of its own."""
+        return self._own / "mnt"
+
+    def collect(self) -> None:
+        """Remove what engines that were killed have left in ``tmp``."""
+        for left in self._abandoned():
+            folder = left.lock_file.removesuffix(".lock")
+            with contextlib.suppress(OSError):  # what cannot be removed now is tried again next time
+                self._call("remove", folder)
+                os.unlink(left.lock_file)
+            left.release()
+
+    def _abandoned(self) -> list[FileLock]:
+        """The locks of engines that do not live any more, now held here, so that nobody else collects the same."""
+        found = []
+        with self.lock(_CLAIMS):  # a new engine's lock file is there for a moment before it is held
+            for path in (self.root / "tmp").glob("*.lock"):
+                lock = FileLock(path)
+                with contextlib.suppress(Timeout, OSError):
+                    lock.acquire(timeout=0)
+                    found.append(lock)
+        return found
+
+    def close(self) -> None:
+        """Remove this engine's own folder."""
+        self._call("remove", str(self._own))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._own}.lock")
+        self._alive.release()
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock ``name`` against every other thread and process on this store."""
+        with FileLock(self.root / "locks" / name, thread_local=False):
+            yield
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder of this engine to make a layer in; what is left in it when the block ends is removed."""
+        folder = self._own / secrets.token_hex(8)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            self._call("remove", str(folder))
+
+    def adopt(self, tree: Path) -> Layer:
+        """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
+        name = secrets.token_hex(16)
+        size = self._call("size", str(tree))
+        packed = tree.parent / f"layer-{name}"
+        packed.mkdir()
+        os.rename(tree, packed / "fs")
+        (packed / "layer.json").write_text(json.dumps({"size": size}))
+        os.rename(packed, self.root / "layers" / name)
+        return self.layer(name)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name; one named by a path is a directory of the host."""
+        if name.startswith("/"):
+            return Layer(name, name)
+        folder = self.root / "layers" / name
+        record = self._read(folder / "layer.json", "size")
+        if record is None:
+            raise StoreError(f"layer {name} is missing from the store", path=str(folder), hint="build it anew")
+        return Layer(name, str(folder / "fs"), record["size"])
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def put(self, config: ImageConfig, layers: tuple[Layer, ...], host_directories: tuple[str, ...] = ()) -> Image:
+        """Keep an image; the same parts give the same image."""
+        image_id = identify(config, layers, host_directories)
+        record = {
+            "config": json.loads(config.to_json()),
+            "layers": [layer.id for layer in layers],
+            "host_directories": list(host_directories),
+        }
+        path = self._image_path(image_id)
+        if not path.exists():
+            self._write(path, record)
+        return Image(image_id, config, layers, host_directories, self._tags_of(image_id))
+
+    def get(self, image_id: str) -> Image:
+        """The image with that full id."""
+        path = self._image_path(image_id)
+        record = self._read(path, "config", "layers", "host_directories")
+        if record is None:
+            raise ImageNotFound(f"no image {image_id} in the store", reference=image_id)
+        try:
+            config = ImageConfig.from_json(json.dumps(record["config"]).encode())
+        except MalformedImage as error:
+            raise _damaged(path, error.message) from None
+        return Image(
+            image_id,
+            config,
+            tuple(self.layer(name) for name in record["layers"]),
+            tuple(record["host_directories"]),
+            self._tags_of(image_id),
+        )
+
+    def find(self, text: str) -> Image | None:
+        """The image that a reference, an id or the beginning of an id names; ``UsageError`` where several begin so."""
+        digits = text.removeprefix("sha256:")
+        if not _ID.fullmatch(digits):
+            return self._named(text)
+        if digits == text and len(digits) < 64:  # a name may look like the beginning of an id, and then comes first
+            named = self._named(text)
+            if named is not None:
+                return named
+        found = sorted((self.root / "images").glob(f"{digits}*.json"))
+        if len(found) > 1:
+            raise UsageError(
+                f"{text} is the beginning of {len(found)} image ids",
+                hint=f"write more of it: {', '.join(path.stem[:12] for path in found)}",
+            )
+        return self.get(f"sha256:{found[0].stem}") if found else None
+
+    def _named(self, text: str) -> Image | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self.get(self._reference_path(Reference.parse(text)).read_text())
+        return None
+
+    def images(self) -> list[Image]:
+        """All images, the newest first."""
+        ages = {}
+        for path in (self.root / "images").glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another process
+                ages[path.stem] = path.stat().st_mtime_ns
+        found = []
+        for digits in sorted(ages, key=ages.__getitem__, reverse=True):
+            with contextlib.suppress(ImageNotFound):
+                found.append(self.get(f"sha256:{digits}"))
+        return found
+
+    def _image_path(self, image_id: str) -> Path:
+        return self.root / "images" / f"{image_id.removeprefix('sha256:')}.json"
+
+    # -- references -----------------------------------------------------------------------------------------------
+
+    def tag(self, image: Image, reference: str) -> Image:
+        """Let ``reference`` name ``image``."""
+        path = self._reference_path(Reference.parse(reference))
+        self._replace(path, image.id.encode())
+        return self.get(image.id)
+
+    def untag(self, reference: str) -> bool:
+        """Forget a reference; whether there was one."""
+        with contextlib.suppress(FileNotFoundError, InvalidReference):
+            self._reference_path(Reference.parse(reference)).unlink()
+            return True
+        return False
+
+    def remove(self, image: Image) -> None:
+        """Forget an image and its references; its layers stay for other images and the cache."""
+        for tag in self._tags_of(image.id):
+            self.untag(tag)
+        self._image_path(image.id).unlink(missing_ok=True)
+
+    def _tags_of(self, image_id: str) -> tuple[str, ...]:
+        found = []
+        for path in (self.root / "references").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.read_text() == image_id:
+                    found.append(Reference.parse(urllib.parse.unquote(path.name)).familiar)
+        return tuple(sorted(found))
+
+    def _reference_path(self, reference: Reference) -> Path:
+        return self.root / "references" / urllib.parse.quote(str(reference), safe="")
+
+    # -- the cache of build steps, and what contexts hold -----------------------------------------------------------
+
+    def step(self, key: str) -> dict[str, Any] | None:
+        """What the step with that cache key gave, if its layer is still there."""
+        record = self._read(self.root / "steps" / f"{key}.json", "layer")
+        if record is None or (record["layer"] and not (self.root / "layers" / record["layer"]).is_dir()):
+            return None
+        return record
+
+    def keep_step(self, key: str, record: dict[str, Any]) -> None:
+        """Remember what a step gave."""
+        self._write(self.root / "steps" / f"{key}.json", record)
+
+    def memory(self, name: str) -> dict[str, Any]:
+        """What was remembered under ``name``; nothing when there is nothing."""
+        return self._read(self.root / "memory" / f"{name}.json") or {}
+
+    def remember(self, name: str, value: dict[str, Any]) -> None:
+        """Remember ``value`` under ``name``."""
+        self._write(self.root / "memory" / f"{name}.json", value)
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def _read(self, path: Path, *fields: str) -> dict[str, Any] | None:
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise _damaged(path, "it is not JSON") from None
+        if not isinstance(value, dict) or not value.keys() >= set(fields):
+            raise _damaged(path, f"it lacks {', '.join(fields) or 'its fields'}")
+        return value
+
+    def _write(self, path: Path, value: dict[str, Any]) -> None:
+        self._replace(path, json.dumps(value, separators=(",", ":")).encode())
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        new = self._own / f"new-{secrets.token_hex(8)}"
+        try:
+            new.write_bytes(data)
+            os.rename(new, path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from None
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{path} is damaged: {reason}", path=str(path), hint="remove that file; what it was for is made anew"
+    )

@@ -1,0 +1,58 @@
+"""Whole directory trees of the store: measured, and removed.
+
+Their files may belong to ids that only the supervisor's user namespace may touch, so these functions are also called
+there by name (``runtime.worker``): they take and give plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+
+def call(function: str, path: str) -> Any:
+    """Call ``size`` or ``remove`` by its name."""
+    return {"size": size, "remove": remove}[function](path)
+
+
+def size(path: str) -> int:
+    """The bytes of all files beneath ``path``, one that has several names counted once."""
+    total, seen = 0, set()
+    for folder, _, names in os.walk(path):
+        for name in names:
+            info = os.lstat(os.path.join(folder, name))
+            if stat.S_ISREG(info.st_mode) and (info.st_nlink == 1 or info.st_ino not in seen):
+                seen.add(info.st_ino)
+                total += info.st_size
+    return total
+
+
+def remove(path: str) -> None:
+    """Remove a tree whatever the modes of its directories; nothing when it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        os.unlink(path)
+        return
+    try:
+        _empty(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(path)
+
+
+def _empty(fd: int) -> None:
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except (IsADirectoryError, PermissionError):
+            os.chmod(name, 0o700, dir_fd=fd)
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                _empty(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=fd)
