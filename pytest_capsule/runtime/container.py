@@ -1,0 +1,756 @@
+"""A container as a test holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import posixpath
+import select
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Any, Literal, overload
+
+from pytest_capsule._linux import channel
+from pytest_capsule.errors import ContainerError, ExecError, ExecTimeout, UsageError
+from pytest_capsule.network.ports import PortMapping
+from pytest_capsule.runtime import transfer
+from pytest_capsule.runtime.changes import Change, classify
+from pytest_capsule.runtime.logs import STREAMS, Log, LogPump
+from pytest_capsule.runtime.process import DEVNULL, PIPE, ExecResult, Process
+from pytest_capsule.runtime.restraint import Restraint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from pytest_capsule.runtime.cgroups import Cgroups
+    from pytest_capsule.runtime.limits import Limit, Limits
+    from pytest_capsule.runtime.spec import RuntimeSpec
+    from pytest_capsule.runtime.supervisor import Supervisor
+
+    Classify = Callable[[list[dict[str, str]], Mapping[str, Sequence[str]]], list[Change]]
+
+_FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND}
+_FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+class Container:
+    """A running container; everything of it is gone when ``close`` returns, or its ``with`` block ends.
+
+    Made by ``Engine.run``. The main process is only one of those inside: when it has exited, ``exec`` and the files go
+    on until ``close``. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        spec: RuntimeSpec,
+        *,
+        id: str,
+        name: str,
+        pump: LogPump,
+        image: Any = None,
+        command: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        stop_signal: str = "SIGTERM",
+        commit: Callable[..., Any] | None = None,
+        publish: Callable[[Container, PortMapping], tuple[str, int]] | None = None,
+        classify: Classify = classify,
+        limits: Limits | None = None,
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.spec = spec
+        self.image = image
+        self.command = tuple(command)
+        self.labels = dict(labels or {})
+        self.ip = "127.0.0.1"
+        self.published: dict[tuple[int, str], tuple[str, int]] = {}
+        self._pump = pump
+        self._commit = commit
+        self._publish = publish
+        self._classify = classify
+        self._stop_signal = stop_signal
+        self._cleanup = contextlib.ExitStack()
+        self._commands: set[Process] = set()
+        self._main: Process | None = None
+        self._main_command: tuple[Sequence[str], dict[str, Any]] | None = None
+        self._log: Log | None = None
+        self._paused = False
+        self._closed = False
+        self._closing = threading.Lock()
+        self._process = os.getpid()
+        self._restraint: Restraint | None = None
+        self._requests, self._pidfd = supervisor.container(
+            privileged=spec.privileged, host_network=spec.host_network, modules=spec.modules
+        )
+        try:
+            message = spec.message()
+            if limits is not None and cgroups is not None and limits.asked():
+                self._restraint = self._restrain(limits, cgroups)  # while nothing but init runs
+                message |= self._restraint.message()
+            with contextlib.ExitStack() as hubs:
+                descriptors = [supervisor.hub_namespace(network.hub) for network in spec.networks]
+                for descriptor in descriptors:
+                    hubs.callback(os.close, descriptor)
+                channel.call(self._requests, message, descriptors)
+        except OSError as error:
+            self.close()
+            where = f" ({error.filename})" if error.filename else ""
+            what = f"container {name} cannot be set up: {error.strerror}{where}"
+            raise ContainerError(what, container=name) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:
+        restraint = Restraint(
+            limits,
+            cgroups,
+            label=self.id[:12],
+            init=self.init_pid,
+            look=self._held,
+            kill=lambda: self._signal_all(signal.SIGKILL),
+        )
+        self._cleanup.callback(restraint.close)
+        return restraint
+
+    # -- the main process -----------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: Any = None,
+        stdout: int = PIPE,
+        stderr: int = PIPE,
+        tty: bool = False,
+        window: tuple[int, int] | None = None,
+    ) -> None:
+        """Start the main process.
+
+        Its output becomes the container's logs, or goes to descriptors of the caller (``stdout`` and ``stderr``); with
+        ``tty`` it is at ``main.terminal``, which has ``window`` rows and columns from the start.
+        """
+        options = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "tty": tty, "window": window}
+        self._main_command = (command, options)
+        feed, source = _feed_and_source(stdin)
+        with contextlib.ExitStack() as given:
+            if feed is not None:  # as a file: nobody has to wait until it is read
+                source = given.enter_context(_memory_file(feed))
+            process = self._begin(command, source, stdout, stderr, text=False, tty=tty, window=window)
+        self._main = process
+        if process.stdout is not None and process.stderr is not None:
+            self._log = Log(os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()))
+            process.stdout.close()
+            process.stderr.close()
+            process.stdout = process.stderr = None
+            self._pump.watch(self._log)
+
+    @property
+    def main(self) -> Process | None:
+        """The main process, ``None`` for a container that is only there for ``exec``."""
+        return self._main
+
+    def logs(self, stream: str = "both") -> str:
+        """What the main process has printed until now: ``stdout``, ``stderr``, or ``both`` in the order it came."""
+        if stream not in STREAMS:
+            raise UsageError(f"logs(stream={stream!r}): it is one of {', '.join(STREAMS)}")
+        return "" if self._log is None else self._log.data(stream).decode("utf-8", "replace")
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the main process has exited, for ``timeout`` seconds; returns Docker's exit code.
+
+        ``TimeoutError`` when it still runs then.
+        """
+        if self._main is None:
+            raise UsageError(f"container {self.name} has no main process to wait for")
+        try:
+            self._main.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"container {self.name} still runs after {timeout} s") from None
+        code = self._main.exit_code
+        assert code is not None
+        return code
+
+    @property
+    def exit_code(self) -> int | None:
+        """The main process' exit code as Docker gives it (128 + n for signal n); ``None`` while it runs."""
+        return None if self._main is None else self._main.exit_code
+
+    @property
+    def status(self) -> str:
+        """``running``, ``paused``, ``exited`` (the main process has, or init was killed), ``removed`` (closed)."""
+        if self._closed:
+            return "removed"
+        if self._is_gone():
+            return "exited"
+        if self._paused:
+            return "paused"
+        return "exited" if self.exit_code is not None else "running"
+
+    def _is_gone(self) -> bool:
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return bool(ended.poll(0))
+
+    def stop(self, timeout: float = 10) -> None:
+        """Send the image's stop signal to the main process, SIGKILL after ``timeout`` seconds; nothing runs on."""
+        if self._main is not None and self.exit_code is None:
+            self.unpause()
+            self._main.send_signal(_signal_number(self._stop_signal))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._main.wait(timeout)
+        self._signal_all(signal.SIGKILL)
+        if self._main is not None:
+            self._main.wait()
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        """Send a signal, by name or number, to the main process."""
+        if self._main is None:
+            raise UsageError(f"container {self.name} has no main process to signal")
+        self._main.send_signal(_signal_number(signal))
+
+    def restart(self, timeout: float = 10) -> None:
+        """Stop the main process and start it again, on the same files."""
+        if self._main_command is None:
+            raise UsageError(f"container {self.name} has no main process to restart")
+        self.stop(timeout)
+        command, options = self._main_command
+        self._release_main()
+        self.start(command, **options)
+
+    def pause(self) -> None:
+        """Stop every process inside in its tracks."""
+        self._signal_all(signal.SIGSTOP)
+        self._paused = True
+
+    def unpause(self) -> None:
+        """Let every process go on."""
+        if self._paused:
+            self._signal_all(signal.SIGCONT)
+            self._paused = False
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        self._check_open()
+        with contextlib.suppress(BrokenPipeError):
+            channel.call(self._requests, {"op": "signal_all", "signal": int(number)})
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    @overload
+    def exec(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        stdin: str | bytes | IO[Any] | int | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        text: Literal[True] = True,
+    ) -> ExecResult[str]: ...
+
+    @overload
+    def exec(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        stdin: str | bytes | IO[Any] | int | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        text: Literal[False],
+    ) -> ExecResult[bytes]: ...
+
+    def exec(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        stdin: str | bytes | IO[Any] | int | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        text: bool = True,
+    ) -> ExecResult[Any]:
+        """Run a command inside and wait for it: a list as it is, a string through the image's shell.
+
+        ``stdin`` is what it reads (nothing by default), ``timeout`` is in seconds. With ``check`` an exit code other
+        than 0 raises ``ExecError`` with both outputs. ``CommandNotFound`` when the image has no such program,
+        ``ExecTimeout`` when it took too long and was killed.
+        """
+        feed, source = _feed_and_source(stdin)
+        process: Process | None = None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            process = self._begin(
+                cmd, source, PIPE, PIPE, env=env, user=user, workdir=workdir, text=text, timeout=timeout
+            )
+            stdout, stderr = process.communicate(feed, None if deadline is None else deadline - time.monotonic())
+        except subprocess.TimeoutExpired as error:
+            if process is not None:
+                process.kill_group()
+            out, err = error.output or b"", error.stderr or b""
+            raise ExecTimeout(
+                f"{error.cmd!r} did not end within {timeout} s in container {self.name} and was killed",
+                command=error.cmd,
+                timeout=timeout or 0,
+                stdout=out.decode("utf-8", "replace") if text else out,
+                stderr=err.decode("utf-8", "replace") if text else err,
+            ) from None
+        finally:
+            if process is not None:
+                process.close()
+        code = process.exit_code
+        assert code is not None
+        if process.lost:
+            raise ContainerError(f"container {self.name} went while {process.args!r} ran in it", container=self.name)
+        if check and code != 0:
+            raise ExecError(
+                f"{process.args!r} ended with exit code {code} in container {self.name}\n"
+                f"--- stdout\n{_shown(stdout)}\n--- stderr\n{_shown(stderr)}",
+                command=process.args,
+                exit_code=code,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        return ExecResult(code, stdout, stderr)
+
+    def popen(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        stdin: int | IO[Any] | None = PIPE,
+        stdout: int | IO[Any] | None = PIPE,
+        stderr: int | IO[Any] | None = PIPE,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        text: bool = True,
+        tty: bool = False,
+        window: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a command inside and give it as a look-alike of ``subprocess.Popen``.
+
+        With ``tty`` all three streams are a terminal of ``window`` (rows, columns), whose other end is ``terminal``.
+        """
+        process = self._begin(
+            cmd, stdin, stdout, stderr, env=env, user=user, workdir=workdir, text=text, tty=tty, window=window
+        )
+        self._commands.add(process)
+        return process
+
+    def _begin(
+        self,
+        cmd: str | Sequence[str],
+        stdin: int | IO[Any] | None,
+        stdout: int | IO[Any] | None,
+        stderr: int | IO[Any] | None,
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        text: bool = True,
+        tty: bool = False,
+        window: tuple[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> Process:
+        args = [*self.spec.shell, cmd] if isinstance(cmd, str) else [str(word) for word in cmd]
+        if not args:
+            raise UsageError("a command needs at least the name of a program")
+        self._check_open(f": {args[0]!r} cannot run in it")
+        environment = {**({"TERM": "xterm"} if tty else {}), **self.spec.env, **(env or {})}
+        return Process(
+            self._requests,
+            args,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={key: str(value) for key, value in environment.items()},
+            user=self.spec.user if user is None else str(user),
+            workdir=posixpath.join(self.spec.workdir, workdir or ""),
+            text=text,
+            tty=tty,
+            container=self.name,
+            window=window,
+            timeout=timeout,
+        )
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def open(self, path: str, mode: str = "r", *, encoding: str = "utf-8", errors: str | None = None) -> IO[Any]:
+        """Open a file inside, as ``open`` does; what is created belongs to the container's root."""
+        kind = mode.replace("b", "").replace("t", "").replace("+", "")
+        if kind not in _FLAGS or len(set(mode)) != len(mode) or {"b", "t"} <= set(mode):
+            raise UsageError(f"open(mode={mode!r}): it is r, w, a or x, with b and +")
+        flags = _FLAGS[kind]
+        if "+" in mode:
+            flags = flags & ~(os.O_RDONLY | os.O_WRONLY) | os.O_RDWR
+        _, (fd,) = self._call({"op": "open", "path": self._path(path), "flags": flags, "mode": 0o644})
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        binary = mode.replace("x", "w").replace("t", "").replace("b", "") + "b"
+        file = open(fd, binary)  # noqa: SIM115  # the caller's to close
+        if "b" in mode:
+            return file
+        try:
+            return io.TextIOWrapper(file, encoding=encoding, errors=errors)
+        except BaseException:
+            file.close()
+            raise
+
+    def read_text(self, path: str, encoding: str = "utf-8") -> str:
+        """The text of a file inside."""
+        with self.open(path, "r", encoding=encoding) as file:
+            content: str = file.read()
+            return content
+
+    def read_bytes(self, path: str) -> bytes:
+        """The bytes of a file inside."""
+        with self.open(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+
+    def write_text(self, path: str, text: str, encoding: str = "utf-8") -> int:
+        """Write a file inside; returns how many characters."""
+        with self.open(path, "w", encoding=encoding) as file:
+            return file.write(text)
+
+    def write_bytes(self, path: str, data: bytes) -> int:
+        """Write a file inside; returns how many bytes."""
+        with self.open(path, "wb") as file:
+            return file.write(data)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or directory inside; a symlink that leads nowhere is not."""
+        try:
+            self._call({"op": "stat", "path": self._path(path), "follow": True})
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return False
+            raise
+        return True
+
+    def listdir(self, path: str = "/") -> list[str]:
+        """The names in a directory inside, sorted."""
+        return [entry["name"] for entry in self._call({"op": "list", "path": self._path(path)})[0]["entries"]]
+
+    def copy_in(self, src: str | os.PathLike[str], dest: str) -> None:
+        """Copy a file or folder of the host into the container, as ``docker cp`` does; root owns what arrives.
+
+        A folder copied onto an existing directory lands in it under its name, or, written ``folder/.``, its contents
+        do.
+        """
+        transfer.copy_in(self._call, os.fspath(src), self._path(dest) + ("/" if dest.endswith("/") else ""))
+
+    def copy_out(self, src: str, dest: str | os.PathLike[str]) -> None:
+        """Copy a file or directory of the container to the host, as ``docker cp`` does.
+
+        Nothing that the container's tree holds can lead the copy to another place of the host.
+        """
+        transfer.copy_out(self._call, self._path(src) + ("/." if src.endswith("/.") else ""), os.fspath(dest))
+
+    def place(self, message: dict[str, Any], roots: Sequence[int]) -> None:
+        """Carry out a COPY or ADD that was worked out already: ``runtime.placement.place`` says what it takes."""
+        self._call({"op": "place", **message}, roots)
+
+    def make_directory(self, path: str, *, mode: int = 0o755, user: str = "") -> bool:
+        """``mkdir -p`` inside; whether anything had to be made."""
+        return bool(self._call({"op": "mkdir", "path": path, "mode": mode, "user": user})[0]["made"])
+
+    def diff(self) -> list[Change]:
+        """What has been added (A), changed (C) and deleted (D) in the writable layer, sorted by path."""
+        entries = self._call({"op": "changes"})[0]["changes"]
+        ours = {overlay.target for overlay in self.spec.overlays} - {"/"}
+        found: list[Change] = self._classify(entries, {o.target: o.lowers for o in self.spec.overlays})
+        return [change for change in found if change.path not in ours]
+
+    def open_root(self) -> int:
+        """A descriptor of the container's root directory, to read from."""
+        _, (fd,) = self._call({"op": "open", "path": "/", "flags": os.O_PATH | os.O_DIRECTORY, "mode": 0})
+        return fd
+
+    def commit(
+        self, tag: str | None = None, *, command: Sequence[str] | None = None, env: Mapping[str, str] | None = None
+    ) -> Any:
+        """The writable layer as a new ``Image`` on this one's, with another ``command`` or more ``env``."""
+        if self._commit is None:
+            raise UsageError(f"container {self.name} cannot be committed: no engine made it")
+        return self._commit(self, tag, command=command, env=env)
+
+    def export(self, directory: int) -> int:
+        """Copy the writable layer into the directory behind a descriptor; returns how many entries it has."""
+        entries: int = self._call({"op": "export"}, [directory])[0]["entries"]
+        return entries
+
+    def _path(self, path: str | os.PathLike[str]) -> str:
+        return posixpath.normpath(posixpath.join("/", self.spec.workdir, os.fspath(path)))
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def connect(self, port: int, timeout: float | None = 10) -> socket.socket:
+        """A connected TCP socket to a port inside, published or not, made within the container's own network."""
+        _, (fd,) = self._call({"op": "connect", "port": int(port)})
+        sock = socket.socket(fileno=fd)
+        try:
+            arrived = select.poll()
+            arrived.register(sock, select.POLLOUT)
+            if not arrived.poll(None if timeout is None else timeout * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"port {port} of container {self.name} accepts nobody")
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, f"{os.strerror(error)}: port {port} of container {self.name}")
+            sock.settimeout(timeout)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def address(self, port: int) -> tuple[str, int]:
+        """``(host, port)`` at which the test's own process reaches a port inside, published now if it was not."""
+        if self.spec.host_network:
+            return "127.0.0.1", int(port)
+        if (int(port), "tcp") not in self.published:
+            if self._publish is None:
+                raise UsageError(f"container {self.name} cannot publish ports")
+            self.published[int(port), "tcp"] = self._publish(self, PortMapping(int(port)))
+        return self.published[int(port), "tcp"]
+
+    def url(self, port: int, path: str = "/") -> str:
+        """The address of a port inside as an ``http`` URL."""
+        host, outside = self.address(port)
+        return f"http://{host}:{outside}/{path.lstrip('/')}"
+
+    @property
+    def requests(self) -> socket.socket:
+        """The channel to the container's init: for a forwarder, which asks it for connections."""
+        return self._requests
+
+    # -- what it is doing -----------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The id, as the host counts, of the main process while it runs, else of the container's init."""
+        init = self.init_pid
+        if self._main is not None and self._main.poll() is None:
+            import psutil
+
+            for child in psutil.Process(init).children():
+                with contextlib.suppress(OSError), open(f"/proc/{child.pid}/status") as status:
+                    inside = next(line.split()[-1] for line in status if line.startswith("NSpid:"))
+                    if int(inside) == self._main.pid:
+                        return child.pid
+        return init
+
+    @property
+    def init_pid(self) -> int:
+        """The id, as the host counts, of the container's PID 1."""
+        self._check_open()
+        with open(f"/proc/self/fdinfo/{self._pidfd}") as info:
+            return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
+
+    def health(self) -> str | None:
+        """``healthy``, ``unhealthy`` or ``starting`` by one run of the image's HEALTHCHECK; ``None`` without one."""
+        check = self.image.config.config.healthcheck if self.image is not None else None
+        if check is None or not check.test or check.test[0] == "NONE":
+            return None
+        command = list(check.test[1:]) if check.test[0] == "CMD" else check.test[1]
+        timeout = check.timeout / 1e9 or 30.0  # Docker's default
+        try:
+            return "healthy" if self.exec(command, timeout=timeout).exit_code == 0 else "starting"
+        except ExecTimeout:
+            return "starting"
+
+    def top(self) -> list[dict[str, Any]]:
+        """The processes inside, init first: ``pid`` (the host's), ``name``, ``command``, ``status``, ``user``."""
+        import psutil
+
+        found = []
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(
+                    {
+                        "pid": process.pid,
+                        "name": process.name(),
+                        "command": process.cmdline(),
+                        "status": process.status(),
+                        "user": process.uids().real,
+                    }
+                )
+        return found
+
+    def stats(self) -> dict[str, float]:
+        """``memory`` in bytes, ``cpu`` in seconds, ``pids``, and ``memory_limit`` where there is one.
+
+        What a control group accounts for is read there (its memory is also that of files in memory, its ``pids`` counts
+        threads); the rest is what the processes hold alone and have used since their start.
+        """
+        import psutil
+
+        accounted = {} if self._restraint is None else self._restraint.usage()
+        if {"memory", "cpu", "pids"} <= accounted.keys():
+            return accounted
+        memory, cpu, pids = 0, 0.0, 0
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                cpu += times.user + times.system + times.children_user + times.children_system
+                memory += _own_memory(process)
+                pids += 1
+        return {"memory": memory, "cpu": cpu, "pids": pids, **accounted}
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits in force by keyword, each with how: ``enforced`` by the kernel, or ``advisory``; and why."""
+        return {} if self._restraint is None else self._restraint.limits
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether a process inside was killed because ``memory`` was used up."""
+        return self._restraint is not None and self._restraint.killed_for == "memory"
+
+    @property
+    def killed_for(self) -> str | None:
+        """The limit that has cost a process its life, such as ``out of memory (limit 64 MiB)``; else ``None``."""
+        return None if self._restraint is None else self._restraint.describe()
+
+    def _held(self) -> tuple[int, int]:
+        """The memory and the number of the processes inside, without init."""
+        import psutil
+
+        memory = pids = 0
+        for process in self._processes()[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory += _own_memory(process)
+                pids += 1
+        return memory, pids
+
+    def _processes(self) -> list[Any]:
+        import psutil
+
+        try:
+            init = psutil.Process(self.init_pid)
+            return [init, *init.children(recursive=True)]
+        except (psutil.NoSuchProcess, ValueError, ContainerError):  # gone, or about to be reaped (its pid is -1)
+            return []
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when everything inside is gone."""
+        self._cleanup.callback(callback)
+
+    def close(self) -> None:
+        """End the container: when this returns, its processes, mounts and writable layer are gone.
+
+        In a child that the test's process has forked it does nothing: the container is its parent's.
+        """
+        with self._closing:
+            if self._closed or self._process != os.getpid():
+                return
+            self._closed = True
+        with self._cleanup:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            gone = select.poll()
+            gone.register(self._pidfd, select.POLLIN)
+            gone.poll(10_000)
+            if self._restraint is not None:
+                self._restraint.stop()  # before the descriptors that it uses are anybody else's
+            self._release_main()
+            for process in list(self._commands):  # what a test has started and left open
+                process.poll()
+                process.close()
+            self._requests.close()
+            os.close(self._pidfd)
+
+    def _release_main(self) -> None:
+        if self._main is not None:
+            self._main.poll()
+            self._main.close()
+        if self._log is not None:
+            self._pump.forget(self._log)
+
+    def _call(self, message: channel.Message, descriptors: Sequence[int] = ()) -> tuple[channel.Message, list[int]]:
+        self._check_open()
+        try:
+            return channel.call(self._requests, message, descriptors)
+        except BrokenPipeError:
+            raise ContainerError(f"container {self.name} is gone", container=self.name) from None
+        except OSError as error:
+            path = message.get("path")
+            if path is None or not str(error.filename).startswith("openat2 "):
+                raise
+            raise OSError(error.errno, error.strerror, path) from None
+
+    def _check_open(self, but: str = "") -> None:
+        if self._closed:
+            raise ContainerError(f"container {self.name} is closed{but}", container=self.name)
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Container {self.name} {self.status}>"
+
+
+def _signal_number(name: str | int) -> int:
+    """``SIGTERM``, ``TERM``, ``15`` and ``RTMIN+3`` as a number, as Docker takes them."""
+    if isinstance(name, int) or name.isdigit():
+        return int(name)
+    bare = name.upper().removeprefix("SIG")
+    base, _, offset = bare.partition("+")
+    try:
+        return int(signal.Signals[f"SIG{base}"]) + int(offset or 0)
+    except (KeyError, ValueError):
+        raise UsageError(f"no such signal: {name!r}") from None
+
+
+def _feed_and_source(stdin: Any) -> tuple[str | bytes | None, int | IO[Any]]:
+    """What to write to a command, and what it reads from."""
+    if isinstance(stdin, (str, bytes)):
+        return stdin, PIPE
+    return None, DEVNULL if stdin is None else stdin
+
+
+@contextlib.contextmanager
+def _memory_file(content: str | bytes) -> Iterator[int]:
+    fd = os.memfd_create("stdin")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _shown(output: str | bytes | None) -> str:
+    return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
+
+
+def _own_memory(process: Any) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.AccessDenied:  # another user's: what it shares cannot be told from what it holds
+        info = process.memory_info()
+        return int(info.rss - getattr(info, "shared", 0))

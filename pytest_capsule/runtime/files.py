@@ -1,0 +1,287 @@
+"""What init does with files, on behalf of the test: every path is resolved here, inside the container's root.
+
+Init has pivoted, so "/" is the container's. It has no ``/proc`` of its own to rely on and imports nothing any more:
+only descriptors and what was imported before the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import inroot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_capsule.runtime.rootfs import Upper
+
+_SPECIAL = os.O_NONBLOCK | os.O_NOCTTY  # a FIFO or a terminal that stands where a file should must not stop init
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OVERLAY = "user.overlay."
+_COPY_CHUNK = 1 << 30
+
+
+def _root() -> int:
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _opened_root() -> Iterator[int]:
+    root = _root()
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def open_file(path: str, flags: int, mode: int) -> int:
+    """Open a file for the test, with the container's root as the owner of what is created."""
+    if flags & os.O_PATH:
+        with _opened_root() as root:
+            return inroot.open_inside(root, path, flags)
+    with _opened_root() as root:
+        fd = inroot.open_inside(root, path, flags | _SPECIAL, mode)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.set_blocking(fd, True)
+    return fd
+
+
+def read_small(path: str, limit: int = 1 << 20) -> str:
+    """The text of a small file such as ``/etc/passwd``; empty where there is none."""
+    try:
+        fd = open_file(path, os.O_RDONLY, 0)
+    except OSError:
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return ""
+        return os.read(fd, limit).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(fd)
+
+
+def describe(info: os.stat_result) -> dict[str, int]:
+    """A stat result as a message."""
+    return {
+        "mode": info.st_mode,
+        "uid": info.st_uid,
+        "gid": info.st_gid,
+        "size": info.st_size,
+        "mtime_ns": info.st_mtime_ns,
+        "rdev": info.st_rdev,
+    }
+
+
+def status(path: str, *, follow: bool) -> dict[str, int]:
+    """``stat`` or ``lstat`` of a path."""
+    with _opened_root() as root:
+        if follow:
+            fd = inroot.open_inside(root, path, os.O_PATH)
+            try:
+                return describe(os.fstat(fd))
+            finally:
+                os.close(fd)
+        if not path.strip("/"):
+            return describe(os.fstat(root))
+        with inroot.parent(root, path) as (fd, name):
+            return describe(os.lstat(name, dir_fd=fd))
+
+
+def link_target(path: str) -> str:
+    """Where a symlink points."""
+    with _opened_root() as root, inroot.parent(root, path) as (fd, name):
+        return os.readlink(name, dir_fd=fd)
+
+
+def entries(path: str) -> list[dict[str, Any]]:
+    """The entries of a directory with their ``lstat`` and, for symlinks, their targets; sorted by name."""
+    with _opened_root() as root:
+        fd = inroot.open_inside(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found: list[dict[str, Any]] = []
+        for name in sorted(os.listdir(fd)):
+            # Gone between the two calls, or, without root, a directory of another owner that hides even its marks.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                info = os.lstat(name, dir_fd=fd)
+                target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(info.st_mode) else None
+                found.append({"name": name, "target": target, **describe(info)})
+        return found
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: str, mode: int, owner: tuple[int, int]) -> list[str]:
+    """``mkdir -p``; returns the directories that were not there."""
+    with _opened_root() as root:
+        return inroot.make_directories(root, path, mode=mode, owner=owner)
+
+
+def changes(uppers: list[Upper]) -> list[dict[str, Any]]:
+    """Every entry of the writable layers as a path of the container: ``kind`` is its file type, ``whiteout`` or
+    ``opaque`` for a directory that hides what is below it."""
+    found: list[dict[str, Any]] = []
+    for upper in uppers:
+        prefix = upper.target.rstrip("/")
+        _walk_changes(upper.fd, prefix, found)
+    return found
+
+
+def _walk_changes(fd: int, prefix: str, found: list[dict[str, Any]]) -> None:
+    for name in sorted(os.listdir(fd)):
+        path = f"{prefix}/{name}"
+        try:  # the container goes on meanwhile: what is gone when its turn comes is no change
+            info = os.lstat(name, dir_fd=fd)
+            inner = os.open(name, _DIRECTORY, dir_fd=fd) if stat.S_ISDIR(info.st_mode) else -1
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+            found.append({"path": path, "kind": "whiteout"})
+        elif inner >= 0:
+            try:
+                opaque = _overlay_mark(inner, "opaque")
+                found.append({"path": path, "kind": "opaque" if opaque else "directory"})
+                _walk_changes(inner, path, found)
+            finally:
+                os.close(inner)
+        else:
+            found.append({"path": path, "kind": "file"})
+
+
+def _overlay_mark(fd: int, name: str) -> bytes:
+    try:
+        return os.getxattr(fd, _OVERLAY + name)
+    except OSError:
+        return b""
+
+
+def export(uppers: list[Upper], destination: int) -> int:
+    """Copy the writable layers into the directory ``destination`` as one layer; returns how many entries it has.
+
+    The container goes on meanwhile, so nothing is opened that could make init wait, and what vanishes is left out.
+    """
+    links: dict[tuple[int, int], str] = {}
+    count = 0
+    for upper in uppers:
+        target = os.dup(destination)
+        for name in upper.target.strip("/").split("/") if upper.target != "/" else ():
+            if not os.listdir(upper.fd):
+                break
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=target)
+            inner = os.open(name, _DIRECTORY, dir_fd=target)
+            os.close(target)
+            target = inner
+        try:
+            count += _Export(destination, links).tree(upper.fd, target, upper.target.strip("/"))
+        finally:
+            os.close(target)
+    return count
+
+
+class _Export:
+    """The copy of a writable layer. ``links`` has where in ``destination`` a file with several names already is."""
+
+    def __init__(self, destination: int, links: dict[tuple[int, int], str]) -> None:
+        self._destination = destination
+        self._links = links
+
+    def tree(self, source: int, target: int, path: str) -> int:
+        count = 0
+        for name in os.listdir(source):
+            try:
+                info = os.lstat(name, dir_fd=source)
+                opened = os.open(name, _opening(info), dir_fd=source) if _is_opened(info) else -1
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                count += self._entry(source, target, path, name, info, opened)
+            finally:
+                if opened >= 0:
+                    os.close(opened)
+        return count
+
+    def _entry(self, source: int, target: int, path: str, name: str, info: os.stat_result, opened: int) -> int:
+        key, here = (info.st_dev, info.st_ino), f"{path}/{name}".lstrip("/")
+        if stat.S_ISDIR(info.st_mode):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=target)
+            inner = os.open(name, _DIRECTORY, dir_fd=target)
+            try:
+                count = 1 + self.tree(opened, inner, here)
+                _set_metadata(target, name, info, opened, inner)
+            finally:
+                os.close(inner)
+            return count
+        if info.st_nlink > 1 and key in self._links:  # nobody but this process writes in there: the path is safe
+            os.link(self._links[key], name, src_dir_fd=self._destination, dst_dir_fd=target, follow_symlinks=False)
+            return 1
+        if not _copy_node(source, target, name, info, opened):
+            return 0
+        if info.st_nlink > 1:
+            self._links[key] = here
+        return 1
+
+
+def _is_opened(info: os.stat_result) -> bool:
+    return stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)
+
+
+def _opening(info: os.stat_result) -> int:
+    return _DIRECTORY if stat.S_ISDIR(info.st_mode) else os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | _SPECIAL
+
+
+def _copy_node(source: int, target: int, name: str, info: os.stat_result, opened: int) -> bool:
+    if stat.S_ISREG(info.st_mode):
+        if not stat.S_ISREG(os.fstat(opened).st_mode):  # another took its name since it was looked at
+            return False
+        write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+        try:
+            copy_content(opened, write)
+            _set_metadata(target, name, info, opened, write)
+        finally:
+            os.close(write)
+        return True
+    if stat.S_ISLNK(info.st_mode):
+        try:
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # gone, or no link any more
+                raise
+            return False
+    else:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
+    _set_metadata(target, name, info)
+    return True
+
+
+def _copy_xattrs(source: int, target: int) -> None:
+    for key in os.listxattr(source):
+        if key in (_OVERLAY + "opaque", "security.capability") or not key.startswith(
+            (_OVERLAY, "security.", "trusted.")
+        ):
+            os.setxattr(target, key, os.getxattr(source, key))
+
+
+def _set_metadata(parent: int, name: str, info: os.stat_result, source: int = -1, target: int = -1) -> None:
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode) and not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):  # nor a whiteout
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=parent)  # after chown, which clears setuid bits
+    if target >= 0:
+        _copy_xattrs(source, target)  # after chown, which takes away file capabilities
+    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+
+def copy_content(read: int, write: int) -> None:
+    """Copy a file's bytes from descriptor to descriptor, in the kernel where the two filesystems allow it."""
+    try:
+        while os.copy_file_range(read, write, _COPY_CHUNK):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        while os.sendfile(write, read, None, _COPY_CHUNK):
+            pass

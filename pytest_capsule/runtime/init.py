@@ -1,0 +1,228 @@
+"""PID 1 of a container: blank at first, then furnished with an image's layers, then at the test's service.
+
+Forked by the supervisor and never executed anew. After ``rootfs.assemble`` it stands inside the container for good, so
+nothing may be imported from there on; all it uses was imported before the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import capabilities, channel, constants, netlink, syscalls
+from pytest_capsule.network import bridge
+from pytest_capsule.runtime import commands, files, placement, rootfs
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from typing import NoReturn
+
+CHANNEL = 3
+Reply = tuple[channel.Message, list[int]]
+
+
+def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, variant: dict[str, bool]) -> NoReturn:
+    """Live as PID 1 of the namespaces that the supervisor has just cloned; descriptor 3 is the engine's channel."""
+    try:
+        syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(constants.PR_SET_DUMPABLE, 0)  # nothing inside may trace init or read its descriptors
+        syscalls.set_process_name(b"init")
+        Init(socket.socket(fileno=CHANNEL), identity, last_capability).live(mountpoint, variant)
+    except BaseException as error:
+        os.write(2, f"init: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+    os._exit(1)
+
+
+class Init:
+    """The loop: one request after the other, and every child that dies is reaped."""
+
+    def __init__(self, requests: socket.socket, identity: rootfs.Identity, last_capability: int) -> None:
+        self._requests = requests
+        self._identity = identity
+        self._last_capability = last_capability
+        self._victims: commands.Victims | None = None
+        self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._uppers: list[rootfs.Upper] = []
+        self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
+        self._operations: dict[str, Callable[[channel.Message, list[int]], Reply]] = {
+            "open": self._open,
+            "stat": lambda message, _: ({"stat": files.status(message["path"], follow=message["follow"])}, []),
+            "link": lambda message, _: ({"target": files.link_target(message["path"])}, []),
+            "list": lambda message, _: ({"entries": files.entries(message["path"])}, []),
+            "mkdir": self._mkdir,
+            "place": self._place,
+            "changes": lambda _, __: ({"changes": files.changes(self._uppers)}, []),
+            "export": lambda _, fds: ({"entries": files.export(self._uppers, fds[0])}, []),
+            "signal": self._signal,
+            "signal_all": self._signal_all,
+            "connect": self._connect,
+            "terminal": lambda _, __: ({}, list(commands.open_terminal())),
+        }
+
+    def live(self, mountpoint: bytes, variant: dict[str, bool]) -> None:
+        """Prepare while blank, then serve until the engine is gone."""
+        prepared: Exception | None = None
+        try:
+            rootfs.prepare(mountpoint, self._identity, **variant)
+            if not variant["host_network"]:
+                netlink.loopback_up()
+        except Exception as error:
+            prepared = error  # told to whoever furnishes this container
+        received = channel.receive(self._requests)
+        if received is None:
+            return
+        message, descriptors = received
+        with socket.socket(fileno=descriptors.pop(0)) as answers:
+            try:
+                if prepared is not None:
+                    raise prepared
+                self._furnish(message, descriptors)
+            except Exception as error:
+                channel.send(answers, channel.failure(error))
+                return
+            channel.send(answers, {"ready": True})
+        self._serve()
+
+    def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
+        for network, hub in zip(spec["networks"], hubs, strict=True):
+            self._join(network, hub)
+        if spec.get("memory"):
+            self._victims = commands.Victims()
+        self._uppers = rootfs.assemble(spec)
+        socket.sethostname(spec["hostname"])
+        if self._identity.many_ids:
+            os.setgroups([])  # those of whoever runs the tests: they mean nothing in here, or too much
+        capabilities.limit_to(spec["capabilities"], self._last_capability)
+        if not spec["bare"]:
+            files.make_directories(spec["workdir"], 0o755, (0, 0))  # as Docker does for a WORKDIR that is not there
+        if not spec["privileged"]:
+            syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
+
+    def _serve(self) -> None:
+        wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, _note)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 512)
+                    self._reap()
+                elif not self._answer():
+                    return
+
+    def _answer(self) -> bool:
+        try:
+            received = channel.receive(self._requests)
+        except OSError:  # no room for its descriptors: who asked sees the other end of the answers closed
+            return True
+        if received is None:
+            return False
+        message, descriptors = received
+        answers = socket.socket(fileno=descriptors.pop(0))
+        kept = handed = False
+        reply: list[int] = []
+        try:
+            if message["op"] == "exec":
+                kept = self._execute(message, descriptors, answers)
+            else:
+                body, reply = self._operations[message["op"]](message, descriptors)
+                channel.send(answers, body, reply)
+                handed = True
+        except BrokenPipeError:
+            pass  # whoever asked has gone
+        except Exception as error:
+            if not handed:
+                with contextlib.suppress(BrokenPipeError):
+                    channel.send(answers, channel.failure(error))
+        finally:
+            if not kept:
+                answers.close()
+            for fd in (*descriptors, *reply):
+                os.close(fd)
+        return True
+
+    def _execute(self, message: channel.Message, stdio: list[int], answers: socket.socket) -> bool:
+        with self._victims or contextlib.nullcontext():
+            process = commands.start(message, stdio, many_ids=self._identity.many_ids)
+        self._running[process.pid] = (process, answers)
+        with contextlib.suppress(BrokenPipeError):  # whoever asked has gone; the command is reaped all the same
+            channel.send(answers, {"pid": process.pid})
+        return True
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._running:
+                process, answers = self._running.pop(pid)
+                process.returncode = os.waitstatus_to_exitcode(status)  # reaped here, so Popen must not wait for it
+                with answers, contextlib.suppress(BrokenPipeError):
+                    channel.send(answers, {"exit": process.returncode})
+
+    def _open(self, message: channel.Message, _: list[int]) -> Reply:
+        return {}, [files.open_file(message["path"], message["flags"], message["mode"])]
+
+    def _mkdir(self, message: channel.Message, _: list[int]) -> Reply:
+        who = commands.account(message["user"])
+        return {"made": files.make_directories(message["path"], message["mode"], (who.uid, who.gid))}, []
+
+    def _place(self, message: channel.Message, roots: list[int]) -> Reply:
+        owner = None
+        if message["user"] is not None:
+            who = commands.account(message["user"])
+            # BuildKit: a user given without a group owns with the group of the same number, not the one in passwd
+            owner = [who.uid, who.gid]
+        placement.place({**message, "owner": owner, "parents_owner": owner or [0, 0]}, roots)
+        return {}, []
+
+    def _signal(self, message: channel.Message, _: list[int]) -> Reply:
+        pid = message["pid"]
+        if pid > 0 and pid not in self._running:  # ended and reaped: the number may be another's by now
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), f"process {pid}")
+        os.kill(pid, message["signal"])
+        return {}, []
+
+    def _signal_all(self, message: channel.Message, _: list[int]) -> Reply:
+        with contextlib.suppress(ProcessLookupError):  # there is nobody but init
+            os.kill(-1, message["signal"])  # everybody in this PID namespace but init itself: kill(2)
+        return {}, []
+
+    def _connect(self, message: channel.Message, _: list[int]) -> Reply:
+        """A socket on its way to a port of this container; whether it arrived is for the one who asked to see.
+
+        Init must not wait: a server that accepts nobody leaves a connection in SYN-SENT for minutes.
+        """
+        kind = socket.SOCK_DGRAM if message.get("udp") else socket.SOCK_STREAM
+        refused: OSError | None = None
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+            error = sock.connect_ex((host, message["port"]))
+            if error == errno.EINPROGRESS and kind == socket.SOCK_STREAM:
+                # On loopback the answer to a SYN is there when connect(2) returns: a refusal shows at once.
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error in (0, errno.EINPROGRESS):
+                return {"ok": True}, [sock.detach()]
+            sock.close()
+            refused = refused or OSError(error, os.strerror(error), f"port {message['port']}")
+        raise refused or AssertionError
+
+    def _join(self, network: dict[str, Any], hub: int) -> None:
+        bridge.attach(hub, self._own_network, **network)
+
+
+def _note(signum: int, frame: object) -> None:
+    """A handler must exist for the wake-up descriptor to be written."""

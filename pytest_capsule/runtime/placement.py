@@ -1,0 +1,251 @@
+"""COPY and ADD as init carries them out: files from a directory of the host, placed in the container's tree.
+
+The engine has walked and hashed the sources and sends what is to be placed; here the destination is resolved, inside
+the root, with the semantics of BuildKit's file operations (tonistiigi/fsutil, ``copy/copy.go``): a destination that is
+an existing directory receives a file beneath its name and keeps its own metadata, a source directory gives its
+contents, and within a copied tree a directory takes on the source's metadata, and a symlink that stands where one
+should is refused.
+
+Sources are opened beneath the descriptor of their root and never through a symlink, and a file that was written to
+since it was hashed is refused: what is placed is what the cache key says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import constants, inroot, syscalls
+from pytest_capsule.runtime import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BENEATH = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS
+
+
+def place(message: dict[str, Any], roots: list[int]) -> None:
+    """Carry out one COPY, ADD or ``copy_in``.
+
+    ``message``: ``dest`` (absolute; a trailing slash means a directory), ``owner`` (uid, gid) or ``None`` to keep the
+    sources' own, ``parents_owner``, and ``sources``: each with ``root`` (index into ``roots``), ``name`` (what a file
+    is called in a directory), ``directory``, ``unpack`` and ``entries`` (relative path, kind, mode, uid, gid, mtime in
+    nanoseconds, and an origin that the kind decides: see ``build.context.Entry``; a folder's own entries come in a row,
+    directories before what they hold; a file source has one entry, or none).
+    """
+    destination: str = message["dest"]
+    parents_owner = tuple(message["parents_owner"])
+    with files._opened_root() as root:
+        if destination.endswith("/") and message["sources"]:
+            inroot.make_directories(root, destination, owner=parents_owner)
+        for source in message["sources"]:
+            _place_source(source, roots[source["root"]], root, destination, message["owner"], parents_owner)
+
+
+def _place_source(
+    source: dict[str, Any], origin: int, root: int, destination: str, owner: list[int] | None, parents_owner: Any
+) -> None:
+    if source["unpack"]:
+        inroot.make_directories(root, destination, owner=parents_owner)
+        _unpack(source["entries"][0][6], origin, root, destination, owner)
+    elif source["directory"]:
+        inroot.make_directories(root, destination, owner=parents_owner)
+        with _directory(root, destination) as target:
+            _place_tree(source["entries"], origin, target, owner)
+    elif source["entries"]:
+        if _is_directory(root, destination):
+            destination = posixpath.join(destination, source["name"])
+        inroot.make_directories(root, posixpath.dirname(destination), owner=parents_owner)
+        destination = _follow(root, destination)
+        with inroot.parent(root, destination) as (parent, name):
+            _place_entry(source["entries"][0], name, parent, origin, owner)
+
+
+def _is_directory(root: int, path: str) -> bool:
+    try:
+        fd = inroot.open_inside(root, path, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def _follow(root: int, path: str) -> str:
+    """The path that a file destination means when symlinks lie in its way: BuildKit resolves them in the root."""
+    for _ in range(40):
+        with inroot.parent(root, path) as (parent, name):
+            try:
+                target = os.readlink(name, dir_fd=parent)
+            except OSError:
+                return path
+        path = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), target))
+        inroot.make_directories(root, posixpath.dirname(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+@contextlib.contextmanager
+def _directory(root: int, path: str) -> Any:
+    fd = inroot.open_inside(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _place_tree(entries: list[list[Any]], origin: int, target: int, owner: list[int] | None) -> None:
+    directories: list[tuple[str, int]] = []
+    folder, parent = "", os.dup(target)
+    try:
+        for entry in entries:
+            head, name = posixpath.split(entry[0])
+            if head != folder:  # what lies in one folder comes in a row
+                os.close(parent)
+                folder, parent = head, _beneath(target, head)
+            if entry[1] == "h":
+                _link(entry[6], target, name, parent)
+                continue
+            _place_entry(entry, name, parent, origin, owner)
+            if entry[1] == "d":
+                directories.append((entry[0], entry[5]))
+    finally:
+        os.close(parent)
+    for path, mtime in reversed(directories):  # what was placed inside has changed them
+        head, name = posixpath.split(path)
+        parent = _beneath(target, head)
+        os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+        os.close(parent)
+
+
+def _beneath(target: int, folder: str) -> int:
+    return syscalls.openat2(target, folder or ".", os.O_RDONLY | os.O_DIRECTORY, resolve=_BENEATH)
+
+
+def _link(first: str, target: int, name: str, parent: int) -> None:
+    """One more name of a file that was placed before."""
+    head, first_name = posixpath.split(first)
+    folder = _beneath(target, head)
+    try:
+        _make_room(name, parent)
+        os.link(first_name, name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(folder)
+
+
+def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: list[int] | None) -> None:
+    path, kind, mode, uid, gid, mtime, link = entry
+    if kind == "d":
+        _make_directory(name, parent, path)
+    else:
+        _make_room(name, parent)
+        if kind == "f":
+            _copy_file(link, name, parent, origin, mtime)
+        elif kind == "l":
+            os.symlink(link, name, dir_fd=parent)
+        elif kind == "p":
+            os.mkfifo(name, 0o600, dir_fd=parent)
+        else:
+            os.mknod(name, 0o600 | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK), int(link), dir_fd=parent)
+    _give(name, parent, owner or [uid, gid], path)
+    if kind != "l":
+        os.chmod(name, mode, dir_fd=parent)  # after chown, which clears setuid bits
+    os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+
+def _give(name: str, parent: int, owner: list[int], path: str) -> None:
+    try:
+        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        reason = "cannot belong to {}:{}: the containers of this user have no such id (see /etc/subuid)".format(*owner)
+        raise OSError(errno.EINVAL, reason, path) from None
+
+
+def _make_directory(name: str, parent: int, path: str) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+            raise OSError(errno.ENOTDIR, "cannot copy a directory over what is not one", path) from None
+
+
+def _make_room(name: str, parent: int) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        raise OSError(errno.EISDIR, "cannot replace a directory with a file", name) from None
+
+
+def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> None:
+    read = _open_source(path, origin)
+    try:
+        write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        try:
+            _copy_content(read, write)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+        finally:
+            os.close(write)
+        if os.fstat(read).st_mtime_ns != mtime:
+            raise OSError(errno.ESTALE, "it was written to while it was copied; try again", path)
+    finally:
+        os.close(read)
+
+
+def _copy_content(read: int, write: int) -> None:
+    info = os.fstat(read)
+    if info.st_blocks * 512 < info.st_size:
+        _copy_extents(read, write, info.st_size)
+    else:
+        files.copy_content(read, write)
+
+
+def _open_source(path: str, origin: int) -> int:
+    try:
+        return syscalls.openat2(origin, path, os.O_RDONLY, resolve=_BENEATH)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+
+
+def _copy_extents(read: int, write: int, size: int) -> None:
+    """Copy a sparse file: what it holds, and no zeros for what it does not."""
+    os.ftruncate(write, size)
+    for start, end in _extents(read):
+        os.lseek(read, start, os.SEEK_SET)
+        os.lseek(write, start, os.SEEK_SET)
+        while start < end and (copied := os.sendfile(write, read, None, end - start)):
+            start += copied
+
+
+def _extents(fd: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def _unpack(path: str, origin: int, root: int, destination: str, owner: list[int] | None) -> None:
+    from pytest_capsule.archive import unpack
+
+    with (
+        open(_open_source(path, origin), "rb") as archive,
+        _directory(root, destination) as target,
+    ):
+        try:
+            unpack.unpack(archive, target, owner=None if owner is None else lambda _: (owner[0], owner[1]))
+        except unpack.Broken as error:
+            raise OSError(errno.EINVAL, f"the archive is broken: {error}", path) from None

@@ -1,0 +1,201 @@
+"""What a host can do, each thing found out by doing it in a process that is thrown away.
+
+Called by name in a worker (``runtime.worker``), so in the supervisor's user namespace: arguments and values are plain.
+Each probe gives a text that says what was found and raises ``OSError``, whose ``filename`` is the call, where the host
+refuses. ``check.py`` knows what each of them is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import channel, constants, mount, syscalls
+from pytest_capsule.network import bridge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ALL = (
+    constants.CLONE_NEWNS
+    | constants.CLONE_NEWUTS
+    | constants.CLONE_NEWIPC
+    | constants.CLONE_NEWPID
+    | constants.CLONE_NEWNET
+    | constants.CLONE_NEWCGROUP
+)
+_NAMESPACES = {
+    "mount": constants.CLONE_NEWNS,
+    "PID": constants.CLONE_NEWPID,
+    "network": constants.CLONE_NEWNET,
+    "IPC": constants.CLONE_NEWIPC,
+    "UTS": constants.CLONE_NEWUTS,
+    "cgroup": constants.CLONE_NEWCGROUP,
+}
+_SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
+
+
+def nothing() -> str:
+    """That there is somebody to ask: the supervisor lives, in a user namespace unless it is root's."""
+    return ""
+
+
+def namespace(kind: str) -> str:
+    """Make one namespace: ``mount``, ``PID``, ``network``, ``IPC``, ``UTS`` or ``cgroup``."""
+    return _thrown_away(_NAMESPACES[kind], lambda: "")
+
+
+def overlay(folder: str, in_memory: bool) -> str:
+    """Overlay a tree and change it: remove and make anew a directory of it, delete a file, write into another.
+
+    ``folder`` is one of the store's own, empty; with ``in_memory`` a tmpfs is mounted on it first.
+    """
+
+    def child() -> str:
+        _make_private()
+        if in_memory:
+            syscalls.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"mode=755")
+        return _change_overlay(folder)
+
+    return _thrown_away(constants.CLONE_NEWNS, child)
+
+
+def _change_overlay(folder: str) -> str:
+    os.chdir(folder)
+    for name in ("lower", "lower/directory", "upper", "work", "merged"):
+        os.mkdir(name)
+    for name in ("lower/directory/old", "lower/deleted", "lower/changed"):
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644))
+    merged = mount.overlay([b"lower"], b"upper", b"work")
+    mount.place(merged, os.open("merged", os.O_PATH | os.O_CLOEXEC), "merged")
+    os.chdir("merged")
+    for doing in _CHANGES:
+        try:
+            doing()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{doing.__name__} {error.filename} in an overlay") from None
+    seen = (sorted(os.listdir(".")), os.listdir("directory"))
+    if seen != (["changed", "directory"], []):
+        raise OSError(0, f"an overlay shows {seen} after a directory was made anew in it", "overlay")
+    return ""
+
+
+def _make_anew() -> None:
+    os.unlink("directory/old")
+    os.rmdir("directory")
+    os.mkdir("directory")  # opaque: user.overlay.opaque is set
+
+
+def _delete() -> None:
+    os.unlink("deleted")  # a whiteout
+
+
+def _change() -> None:
+    with open("changed", "a") as file:
+        file.write("more")  # copied up
+
+
+_CHANGES: tuple[Callable[[], None], ...] = (_make_anew, _delete, _change)
+
+
+def filesystem(kind: str) -> str:
+    """Mount what every container has: ``proc``, ``sysfs``, ``mqueue`` or ``devpts``."""
+
+    def child() -> str:
+        _stand_in_memory()
+        os.mkdir("here")
+        options = b"newinstance,ptmxmode=0666,mode=0620" if kind == "devpts" else None
+        flags = _SAFE_MS if kind != "devpts" else constants.MS_NOSUID | constants.MS_NOEXEC
+        syscalls.mount(kind.encode(), b"here", kind.encode(), flags, options)
+        if kind == "devpts":
+            os.close(os.open("here/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        return ""
+
+    return _thrown_away(_ALL, child)
+
+
+def devices(userns: bool) -> str:
+    """Have ``/dev/null`` on a mount of our own: made, or, in a user namespace, where none can be made, the host's."""
+
+    def child() -> str:
+        _stand_in_memory()
+        if userns:
+            target = os.open("null", os.O_CREAT | os.O_CLOEXEC, 0o666)
+            mount.place(mount.bind(b"/dev/null"), target, "null")
+        else:
+            os.mknod("null", 0o20666, os.makedev(1, 3))
+        with open("null", "wb", buffering=0) as null:
+            null.write(b"nothing")
+        return "bound from the host" if userns else "made"
+
+    return _thrown_away(_ALL, child)
+
+
+def wires() -> str:
+    """A bridge, and a veth pair to another network namespace: what containers that talk to each other hang on."""
+
+    def child() -> str:
+        bridge.create_hub([("10.0.0.1", 24)], "02:00:00:00:00:01")
+        hub = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.unshare(constants.CLONE_NEWNET)
+        own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        bridge.attach(hub, own, "c1", mac="02:00:00:00:00:02", addresses=[("10.0.0.2", 24)], gateways=["10.0.0.1"])
+        return "IPv4 and IPv6" if bridge.ipv6_available() else "IPv4 only"
+
+    return _thrown_away(constants.CLONE_NEWNET, child)
+
+
+def seccomp() -> str:
+    """Install a filter that allows everything."""
+
+    def child() -> str:
+        allow = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000), 8)  # BPF_RET SECCOMP_RET_ALLOW
+        program = ctypes.create_string_buffer(struct.pack("H6xP", 1, ctypes.addressof(allow)))  # struct sock_fprog
+        syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
+        syscalls.prctl(constants.PR_SET_SECCOMP, constants.SECCOMP_MODE_FILTER, ctypes.addressof(program))
+        return ""
+
+    return _thrown_away(0, child)
+
+
+def _make_private() -> None:
+    syscalls.mount(None, b"/", None, constants.MS_REC | constants.MS_PRIVATE)
+
+
+def _stand_in_memory() -> None:
+    _make_private()
+    syscalls.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, b"mode=755")
+    os.chdir("/tmp")
+
+
+def _thrown_away(flags: int, probe: Callable[[], str]) -> str:
+    """Run ``probe`` in a child in new namespaces and give what it gives, or raise what it raises."""
+    ours, theirs = channel.pair()
+    pid, pidfd = syscalls.clone(flags)
+    if pid == 0:
+        try:
+            syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
+            _answer(theirs, probe)
+        finally:
+            os._exit(0)
+    theirs.close()
+    os.close(pidfd)
+    try:
+        with ours:
+            value: str = channel.answer(ours)[0]["value"]
+            return value
+    finally:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def _answer(sock: socket.socket, probe: Callable[[], Any]) -> None:
+    try:
+        channel.send(sock, {"value": probe()})
+    except Exception as error:
+        channel.send(sock, channel.failure(error))

@@ -1,0 +1,352 @@
+"""A command in a container, seen from the test: what ``subprocess.Popen`` is for a command on the host."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import termios
+import threading
+import time
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
+
+from pytest_capsule._linux import channel
+from pytest_capsule.errors import CommandNotFound, ContainerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+PIPE = subprocess.PIPE
+DEVNULL = subprocess.DEVNULL
+STDOUT = subprocess.STDOUT
+_CHUNK = 1 << 16
+_PATIENCE = 5  # seconds for init to answer where nobody may be kept waiting
+Text = TypeVar("Text", str, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult(Generic[Text]):
+    """What a command gave: Docker's exit code (128 + n for signal n), and its outputs as ``str``, or ``bytes``."""
+
+    exit_code: int
+    stdout: Text
+    stderr: Text
+
+
+def docker_exit_code(returncode: int) -> int:
+    """``subprocess``'s code as Docker and every shell print it: 128 + n for a command that signal n has ended."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+class Process:
+    """A running command, a look-alike of ``subprocess.Popen``: same members, same meanings.
+
+    ``pid`` counts as the container counts. ``terminal`` is the descriptor of its pseudo-terminal where it has one.
+    ``lost`` says that it ended because the container did. ``timeout`` is for the start, ``TimeoutExpired`` after it.
+    """
+
+    def __init__(
+        self,
+        requests: socket.socket,
+        args: Sequence[str],
+        *,
+        stdin: int | IO[Any] | None,
+        stdout: int | IO[Any] | None,
+        stderr: int | IO[Any] | None,
+        env: Mapping[str, str],
+        user: str,
+        workdir: str,
+        text: bool,
+        tty: bool,
+        container: str,
+        window: tuple[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.args = list(args)
+        self.lost = False
+        self.returncode: int | None = None
+        self.stdin: IO[Any] | None = None
+        self.stdout: IO[Any] | None = None
+        self.stderr: IO[Any] | None = None
+        self.terminal: int | None = None
+        self._requests = requests
+        self._lock = threading.Lock()
+        message = {"op": "exec", "argv": self.args, "env": dict(env), "user": user, "cwd": workdir, "tty": tty}
+        with contextlib.ExitStack() as given, contextlib.ExitStack() as ours:
+            try:
+                if tty:
+                    theirs = self._terminal(given, ours, window)
+                else:
+                    theirs = self._pipes((stdin, stdout, stderr), text, given, ours)
+                answers = given.enter_context(channel.request(requests, message, theirs))
+                self.pid: int = channel.answer(answers, timeout)[0]["pid"]
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            except OSError as error:
+                raise _explain(error, self.args, user, workdir, container) from None
+            self._answers = socket.socket(fileno=os.dup(answers.fileno()))
+            ours.pop_all()
+        self._pending = memoryview(b"")
+        self._chunks: dict[int, list[bytes]] = {}
+        self._exchanging = False
+
+    def _terminal(
+        self, given: contextlib.ExitStack, ours: contextlib.ExitStack, window: tuple[int, int] | None
+    ) -> list[int]:
+        _, (master, slave) = channel.call(self._requests, {"op": "terminal"})
+        given.callback(os.close, slave)
+        ours.callback(os.close, master)
+        self.terminal = master
+        if window is not None:  # before the command can ask for it
+            self.resize(*window)
+        return [slave, slave, slave]
+
+    def _pipes(
+        self,
+        wanted: tuple[int | IO[Any] | None, ...],
+        text: bool,
+        given: contextlib.ExitStack,
+        ours: contextlib.ExitStack,
+    ) -> list[int]:
+        theirs: list[int] = []
+        for number, (name, what) in enumerate(zip(("stdin", "stdout", "stderr"), wanted, strict=True)):
+            if what == PIPE:
+                read, write = os.pipe()
+                far, near = (read, write) if number == 0 else (write, read)
+                given.callback(os.close, far)
+                file = os.fdopen(near, "wb" if number == 0 else "rb", 0 if number == 0 and not text else -1)
+                stream: IO[Any] = io.TextIOWrapper(file, "utf-8", "replace", write_through=True) if text else file
+                ours.callback(stream.close)
+                setattr(self, name, stream)
+                theirs.append(far)
+            elif what == STDOUT and number == 2:
+                theirs.append(theirs[1])
+            elif what is None or what == DEVNULL:
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                given.callback(os.close, null)
+                theirs.append(null)
+            else:
+                theirs.append(what if isinstance(what, int) else what.fileno())
+        return theirs
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the command's terminal how large the window is, in characters."""
+        if self.terminal is not None:
+            fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the command has ended."""
+        return self._answers.fileno()
+
+    def poll(self) -> int | None:
+        """The return code, negative for a signal as in ``subprocess``, or ``None`` while it runs."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; ``subprocess.TimeoutExpired`` after ``timeout`` seconds."""
+        code = self._wait(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and _readable(self._answers.fileno(), timeout):
+            with self._lock:
+                if self.returncode is None:
+                    try:
+                        self.returncode = channel.answer(self._answers)[0]["exit"]
+                    except OSError:  # init is gone, and with it everything in the container
+                        self.lost = True
+                        self.returncode = -signal.SIGKILL
+        return self.returncode
+
+    @property
+    def exit_code(self) -> int | None:
+        """Docker's exit code, or ``None`` while it runs."""
+        code = self.poll()
+        return None if code is None else docker_exit_code(code)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the command has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError, BrokenPipeError):
+                channel.call(self._requests, {"op": "signal", "pid": self.pid, "signal": int(number)})
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def kill_group(self) -> None:
+        """Send SIGKILL to the command and to what it has started, but for what made a session of its own."""
+        message = {"op": "signal", "pid": -self.pid, "signal": int(signal.SIGKILL)}
+        with contextlib.suppress(OSError):
+            channel.call(self._requests, message, timeout=_PATIENCE)
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Feed ``input``, read both outputs until the command has ended, and give them.
+
+        Unlike ``subprocess``, a daemon that the command leaves behind with its output open does not hold this up.
+        ``subprocess.TimeoutExpired`` carries what came until then; another call goes on from there.
+        """
+        outputs = self._exchange(input, timeout)
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    file.close()
+        return outputs
+
+    def _exchange(self, data: Any, timeout: float | None) -> tuple[Any, Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        outputs = [file for file in (self.stdout, self.stderr) if file is not None and not file.closed]
+        if not self._exchanging:
+            self._exchanging = True
+            self._text = isinstance(self.stdout or self.stderr or self.stdin, io.TextIOWrapper)
+            self._pending = memoryview(data.encode() if isinstance(data, str) else data or b"")
+            self._chunks = {file.fileno(): [] for file in outputs}
+        with selectors.PollSelector() as selector:
+            for file in outputs:
+                selector.register(file.fileno(), selectors.EVENT_READ)
+            if self.stdin is not None and not self.stdin.closed:
+                if self._pending:
+                    os.set_blocking(self.stdin.fileno(), False)
+                    selector.register(self.stdin.fileno(), selectors.EVENT_WRITE)
+                else:
+                    self._close_stdin()
+            selector.register(self._answers, selectors.EVENT_READ)
+            while self.returncode is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0, *self._outputs(text=False))
+                for key, _ in selector.select(left):
+                    if key.fileobj is self._answers:
+                        self.poll()
+                    elif key.events == selectors.EVENT_WRITE:
+                        self._feed(selector)
+                    elif not _read_some(key.fd, self._chunks[key.fd]):
+                        selector.unregister(key.fd)
+        for fd, parts in self._chunks.items():
+            _read_rest(fd, parts)
+        return self._outputs(text=self._text)
+
+    def _feed(self, selector: selectors.BaseSelector) -> None:
+        if self.stdin is None:
+            return
+        try:
+            self._pending = self._pending[os.write(self.stdin.fileno(), self._pending[:_CHUNK]) :]
+        except BrokenPipeError:
+            self._pending = self._pending[len(self._pending) :]
+        if not self._pending:
+            selector.unregister(self.stdin.fileno())
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # what was written before and is still in its buffer
+                self.stdin.close()
+
+    def _outputs(self, *, text: bool) -> tuple[Any, Any]:
+        joined = [
+            b"".join(self._chunks.get(file.fileno(), ())) if file is not None and not file.closed else None
+            for file in (self.stdout, self.stderr)
+        ]
+        if text:
+            return tuple(None if data is None else data.decode("utf-8", "replace") for data in joined)  # type: ignore[return-value]
+        return joined[0], joined[1]
+
+    def close(self) -> None:
+        """Give back the descriptors; the command itself goes on."""
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    file.close()
+        if self.terminal is not None:
+            os.close(self.terminal)
+            self.terminal = None
+        self._answers.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    file.close()
+        self.wait()
+        self.close()
+
+
+def _readable(fd: int, timeout: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else max(0, timeout * 1000)))
+
+
+def _read_some(fd: int, chunks: list[bytes]) -> bool:
+    """Read once what a pipe that is ready has; ``False`` at the end of the stream."""
+    data = os.read(fd, _CHUNK)
+    chunks.append(data)
+    return bool(data)
+
+
+def _read_rest(fd: int, chunks: list[bytes]) -> None:
+    """Read what a pipe holds now: no more than fits in, for a daemon left behind may write for ever."""
+    left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    while left > 0 and _readable(fd, 0) and _read_some(fd, chunks):
+        left -= len(chunks[-1])
+
+
+def _explain(error: OSError, args: Sequence[str], user: str, workdir: str, container: str) -> ContainerError:
+    """What an ``exec`` that never began means to the one who asked for it."""
+    name = args[0] if args else ""
+    reason = os.strerror(error.errno) if error.errno else error.strerror
+    if isinstance(error, BrokenPipeError):
+        return ContainerError(f"container {container} is gone: {name!r} cannot run in it", container=container)
+    cause = error.strerror if error.errno == errno.EINVAL else reason
+    if error.filename in ("user", "ids"):
+        hint = "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+        return ContainerError(
+            f"cannot run {name!r} as user {user!r} in container {container}: {cause}",
+            container=container,
+            hint=hint if error.filename == "ids" else None,
+        )
+    if error.filename == "workdir":
+        return ContainerError(
+            f"cannot run {name!r} in container {container}: working directory {workdir!r}: {reason}",
+            container=container,
+        )
+    if error.errno == errno.EAGAIN:  # fork(2)
+        return ContainerError(
+            f"cannot run {name!r} in container {container}: no more processes can be started",
+            container=container,
+            hint="end some, or raise its pids=",
+        )
+    if error.filename != "command":  # init could not even try
+        return ContainerError(f"cannot run {name!r} in container {container}: {cause}", container=container)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        message = f"{name!r}: no such program in the image of container {container}, or none to interpret it"
+        if "/" not in name:
+            message = f"{name!r}: no such program on the PATH of container {container}"
+        return CommandNotFound(message, command=name, exit_code=127, container=container)
+    return CommandNotFound(
+        f"{name!r} cannot be executed in container {container}: {cause}",
+        command=name,
+        exit_code=126,
+        container=container,
+    )

@@ -1,0 +1,231 @@
+"""A container's filesystem tree, put together by its init in two movements.
+
+``prepare`` makes all that needs no image (a writable tmpfs, ``/dev``, ``/proc``, ``/sys``) while nobody waits;
+``assemble`` adds the overlay of the layers, moves the prepared mounts beneath it and pivots. Whatever is found in the
+image's tree is resolved inside it and mounted on by descriptor, so that an image whose ``/proc`` or ``/etc/hosts`` is a
+symlink leads nowhere (CVE-2019-19921, CVE-2023-27561).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_capsule._linux import constants, inroot, mount, syscalls
+
+_SAFE_MOUNT = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constants.MOUNT_ATTR_NOEXEC
+_SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
+
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+    "core": "/proc/kcore",
+}
+# moby, oci/defaults.go: what a container may not see and what it may not write
+_MASKED = (
+    "proc/acpi proc/asound proc/interrupts proc/kcore proc/keys proc/latency_stats proc/timer_list proc/timer_stats "
+    "proc/sched_debug proc/scsi sys/firmware sys/devices/virtual/powercap"
+).split()
+_READ_ONLY = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who root inside is, seen from the host: ``userns`` when not the host's root, ``many_ids`` when users exist."""
+
+    userns: bool
+    many_ids: bool
+
+
+def prepare(mountpoint: bytes, identity: Identity, *, privileged: bool, host_network: bool) -> None:
+    """Mount a tmpfs at ``mountpoint``, stand in it, and make ``dev``, ``proc`` and ``sys`` there."""
+    os.umask(0)
+    syscalls.mount(b"tmpfs", mountpoint, b"tmpfs", constants.MS_NODEV if identity.userns else 0, b"mode=755")
+    os.chdir(mountpoint)
+    for name in ("root", "dev", "nodes", "proc", "sys", "etc"):
+        os.mkdir(name)
+    _prepare_dev(identity)
+    syscalls.mount(b"proc", b"proc", b"proc", _SAFE_MS)
+    _prepare_sys(writable=privileged, own_network=not host_network or not identity.userns)
+    if not privileged:
+        _restrict_kernel_files()
+
+
+def _prepare_dev(identity: Identity) -> None:
+    # Docker's capabilities let root make any device node, and its cgroup keeps it from opening most. Here no mount that
+    # a container can write to knows devices: each of those that it may have is a mount of its own.
+    syscalls.mount(b"tmpfs", b"dev", b"tmpfs", constants.MS_NOSUID | constants.MS_NODEV, b"mode=755,size=65536k")
+    for name, (major, minor) in _DEVICES.items():
+        source = f"/dev/{name}"
+        if not identity.userns:  # in a user namespace no node can be made; the host's can be bound
+            source = f"nodes/{name}"
+            os.mknod(source, 0o20666, os.makedev(major, minor))
+        target = os.open(f"dev/{name}", os.O_CREAT | os.O_CLOEXEC, 0o666)
+        mount.place(mount.bind(source.encode(), recursive=identity.userns), target, name)
+    for name, target_path in _DEVICE_LINKS.items():
+        os.symlink(target_path, f"dev/{name}")
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"dev/{name}")
+    tty_group = b",gid=5" if identity.many_ids else b""
+    options = b"newinstance,ptmxmode=0666,mode=0620" + tty_group
+    syscalls.mount(b"devpts", b"dev/pts", b"devpts", constants.MS_NOSUID | constants.MS_NOEXEC, options)
+    syscalls.mount(b"shm", b"dev/shm", b"tmpfs", _SAFE_MS, b"mode=1777,size=65536k")
+    syscalls.mount(b"mqueue", b"dev/mqueue", b"mqueue", _SAFE_MS)
+
+
+def _prepare_sys(*, writable: bool, own_network: bool) -> None:
+    read_only = 0 if writable else constants.MOUNT_ATTR_RDONLY
+    if own_network:
+        sysfs = mount.filesystem(b"sysfs", attributes=_SAFE_MOUNT | read_only)
+    else:  # sysfs shows a network namespace, and only its owner may mount it: show the host's instead
+        sysfs = mount.bind(b"/sys")
+        if read_only:
+            syscalls.mount_setattr(sysfs, add=read_only, recursive=True)
+    mount.place(sysfs, os.open("sys", os.O_PATH | os.O_CLOEXEC), "/sys")
+
+
+def _restrict_kernel_files() -> None:
+    empty = mount.filesystem(b"tmpfs", [(b"size", b"0")], _SAFE_MOUNT | constants.MOUNT_ATTR_RDONLY)
+    try:
+        for path in _MASKED:
+            if (target := _open_if_there(path)) is not None:
+                is_directory = os.path.isdir(path)
+                cover = mount.bind(empty if is_directory else b"dev/null", recursive=is_directory)
+                mount.place(cover, target, path)
+    finally:
+        os.close(empty)
+    for path in _READ_ONLY:
+        if (target := _open_if_there(path)) is not None:
+            copy = mount.bind(target)
+            syscalls.mount_setattr(copy, add=constants.MOUNT_ATTR_RDONLY, recursive=True)
+            mount.place(copy, target, path)
+
+
+def _open_if_there(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The writable layer of one overlay: where it is mounted, and a descriptor of the layer itself."""
+
+    target: str
+    fd: int
+
+
+def assemble(spec: dict[str, Any]) -> list[Upper]:
+    """Overlay the layers of ``spec``, move what was prepared beneath them, pivot; returns the writable layers."""
+    if size := spec.get("writable"):  # bytes that the writable layer may take
+        syscalls.mount(
+            None, b".", None, constants.MS_REMOUNT | os.statvfs(".").f_flag & constants.MS_NODEV, b"size=%d" % size
+        )
+    uppers = []
+    root = -1
+    for index, overlay in enumerate(spec["overlays"]):
+        mounted, upper = _mount_overlay(index, overlay, devices=spec["privileged"])
+        uppers.append(upper)
+        if index == 0:
+            root = os.dup(mounted)
+            mount.place(mounted, os.open("root", os.O_PATH | os.O_CLOEXEC), "/")
+        else:
+            mount.place(mounted, _target(root, overlay["target"], directory=True), overlay["target"])
+    if not spec["bare"]:
+        for name in ("dev", "proc", "sys"):
+            _move(name, root)
+        for index, (path, text) in enumerate(spec["files"].items()):
+            _mount_text(index, text, path, root)
+        for volume in spec["volumes"]:
+            _mount_volume(volume, root, devices=spec["privileged"])
+    if spec["read_only"]:
+        for overlay in spec["overlays"]:
+            fd = _target(root, overlay["target"], directory=True)
+            syscalls.mount_setattr(fd, add=constants.MOUNT_ATTR_RDONLY)
+            os.close(fd)
+    os.fchdir(root)
+    os.close(root)
+    syscalls.pivot_root(b".", b".")
+    syscalls.umount(b".", constants.MNT_DETACH)
+    os.chdir("/")
+    return uppers
+
+
+def _mount_overlay(index: int, overlay: dict[str, Any], *, devices: bool) -> tuple[int, Upper]:
+    lowers = [os.fsencode(lower) for lower in overlay["lowers"]]
+    upper = overlay["upper"] or f"upper{index}"
+    work = overlay["work"] or f"work{index}"
+    os.mkdir(upper)
+    os.mkdir(work)
+    # The root directory of an overlay shows its upper's owner and mode, so the new upper takes the image's.
+    info = os.stat(lowers[0])
+    os.chmod(upper, info.st_mode & 0o7777)
+    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    attributes = 0 if devices else constants.MOUNT_ATTR_NODEV
+    return mount.overlay(lowers, os.fsencode(upper), os.fsencode(work), attributes), Upper(overlay["target"], fd)
+
+
+def _move(name: str, root: int) -> None:
+    source = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    try:
+        target = syscalls.openat2(
+            root,
+            name,
+            os.O_PATH | os.O_DIRECTORY,
+            resolve=constants.RESOLVE_IN_ROOT | constants.RESOLVE_NO_SYMLINKS,
+        )
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: the image's /{name} is not a directory", f"/{name}") from None
+    mount.place(source, target, f"/{name}")
+
+
+def _mount_text(index: int, text: str, path: str, root: int) -> None:
+    with open(f"etc/{index}", "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
+    mount.place(mount.bind(f"etc/{index}".encode()), _target(root, path, directory=False), path)
+
+
+def _mount_volume(volume: dict[str, Any], root: int, *, devices: bool) -> None:
+    target = volume["target"]
+    if volume["source"] is None:
+        options: list[tuple[bytes, bytes | None]] = [(b"mode", b"1777")]
+        options += [(key.encode(), value.encode()) for key, value in volume["options"].items()]
+        flags = _SAFE_MOUNT if volume["no_exec"] else constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV
+        if volume["read_only"]:
+            flags |= constants.MOUNT_ATTR_RDONLY
+        place = mount.filesystem(b"tmpfs", options, flags)
+        is_directory = True
+    else:
+        is_directory = os.path.isdir(volume["source"])
+        place = mount.bind(os.fsencode(volume["source"]))
+        restrictions = constants.MOUNT_ATTR_RDONLY if volume["read_only"] else 0
+        if is_directory and not devices:  # a single device node may be given as a volume
+            restrictions |= constants.MOUNT_ATTR_NODEV
+        if restrictions:
+            syscalls.mount_setattr(place, add=restrictions, recursive=True)
+    mount.place(place, _target(root, target, directory=is_directory), target)
+
+
+def _target(root: int, path: str, *, directory: bool) -> int:
+    """A descriptor of ``path`` in the image's tree to mount on; made where it is not there, as Docker does."""
+    try:
+        return inroot.open_inside(root, path, os.O_PATH | (os.O_DIRECTORY if directory else 0))
+    except FileNotFoundError:
+        pass
+    if directory:
+        inroot.make_directories(root, path)
+        return inroot.open_inside(root, path, os.O_PATH | os.O_DIRECTORY)
+    inroot.make_directories(root, os.path.dirname(path))
+    with inroot.parent(root, path) as (parent, name):
+        with contextlib.suppress(FileNotFoundError):  # a symlink that dangles: nobody may ever make its target
+            os.unlink(name, dir_fd=parent)
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    return inroot.open_inside(root, path, os.O_PATH)

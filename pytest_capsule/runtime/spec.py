@@ -1,0 +1,95 @@
+"""What init needs to know to furnish a container: values with nothing left to decide, sent as one message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """One overlay of a root filesystem: directories, topmost first, mounted at ``target``.
+
+    ``upper`` and ``work`` are directories to be made on disk; without them the writable layer is in memory. An image
+    has one overlay at ``/``; one that shows directories of the host has one more for each of those.
+    """
+
+    target: str
+    lowers: tuple[str, ...]
+    upper: str | None = None
+    work: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A directory or file of the host bound at ``target``, or, with no ``source``, a tmpfs with ``options``."""
+
+    target: str
+    source: str | None = None
+    read_only: bool = False
+    no_exec: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A network to join: the number of its hub at the supervisor, and the arguments of ``network.bridge.attach``."""
+
+    hub: int
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSpec:
+    """Everything that a container is, before any command runs in it.
+
+    ``env`` is the whole environment of its commands but HOME, which the user decides; ``files`` are texts to be seen at
+    a path whatever the image has there; ``bare`` leaves out ``/dev``, ``/proc``, ``/sys``, files and volumes, for steps
+    of a build that only place files; ``modules`` are what init must have imported for that.
+    """
+
+    overlays: tuple[Overlay, ...]
+    hostname: str = "capsule"
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = "/"
+    shell: tuple[str, ...] = ("/bin/sh", "-c")
+    files: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[Volume, ...] = ()
+    networks: tuple[Attachment, ...] = ()
+    host_network: bool = False
+    read_only: bool = False
+    privileged: bool = False
+    capabilities: frozenset[str] = frozenset()
+    bare: bool = False
+    modules: tuple[str, ...] = ()
+
+    def message(self) -> dict[str, Any]:
+        """The part that init gets."""
+        return {
+            "overlays": [
+                {"target": overlay.target, "lowers": overlay.lowers, "upper": overlay.upper, "work": overlay.work}
+                for overlay in self.overlays
+            ],
+            "hostname": self.hostname,
+            "workdir": self.workdir,
+            "files": dict(self.files),
+            "volumes": [
+                {
+                    "target": volume.target,
+                    "source": volume.source,
+                    "read_only": volume.read_only,
+                    "no_exec": volume.no_exec,
+                    "options": dict(volume.options),
+                }
+                for volume in self.volumes
+            ],
+            "networks": [dict(network.arguments) for network in self.networks],
+            "read_only": self.read_only,
+            "privileged": self.privileged,
+            "capabilities": sorted(self.capabilities),
+            "bare": self.bare,
+        }

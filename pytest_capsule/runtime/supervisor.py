@@ -1,0 +1,240 @@
+"""The engine's side of the supervisor: starts the process, gives it its ids, and asks it for containers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_capsule._linux import channel
+from pytest_capsule.errors import UnsupportedHost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_BLANKS = 2
+_START = (
+    "import sys; sys.path.insert(0, {!r}); from pytest_capsule.runtime import supervisor_process as p; p.main({}, {})"
+)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """How user ids inside map to the host's.
+
+    ``kind`` is ``root`` (no user namespace), ``range`` (root inside is this user, all others come from ``/etc/subuid``)
+    or ``single`` (root inside is this user, and there is nobody else). ``uids`` and ``gids`` are the ranges
+    ``(first, count)``.
+    """
+
+    kind: str
+    uids: tuple[int, int] | None = None
+    gids: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """A name for stores: files that belong to one mapping cannot be used under another."""
+        return f"range-{self.uids[0]}" if self.uids else self.kind
+
+
+def host_ids() -> Ids:
+    """What this process may map: everything as root, a range with ``newuidmap`` and ``/etc/subuid``, else itself."""
+    if os.geteuid() == 0 and _may_mount():
+        return Ids("root")
+    uids, gids = _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
+    if uids and gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
+        return Ids("range", uids, gids)
+    return Ids("single")
+
+
+def _may_mount() -> bool:
+    with open("/proc/self/status") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return bool(effective >> 21 & 1)  # CAP_SYS_ADMIN
+
+
+def _subordinate(path: str) -> tuple[int, int] | None:
+    """The caller's first range in ``/etc/subuid`` or ``/etc/subgid``: subuid(5)."""
+    import pwd
+
+    uid = os.getuid()
+    names = {str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    with contextlib.suppress(OSError), open(path) as file:
+        for line in file:
+            fields = line.strip().split(":")
+            if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit():
+                return int(fields[1]), int(fields[2])
+    return None
+
+
+class Supervisor:
+    """One supervisor process, started when it is first needed; safe to use from any thread."""
+
+    def __init__(self, ids: Ids, mountpoint: Path) -> None:
+        self.ids = ids
+        self._mountpoint = mountpoint
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._stderr = -1
+
+    @property
+    def pid(self) -> int | None:
+        """The process' id, ``None`` before it is needed."""
+        return self._process.pid if self._process else None
+
+    def container(
+        self, *, privileged: bool, host_network: bool, modules: Sequence[str] = ()
+    ) -> tuple[socket.socket, int]:
+        """A blank container: the channel to its init and the pidfd of it. ``modules`` are imported before the fork."""
+        variant = {"privileged": privileged, "host_network": host_network}
+        channel_fd, pidfd = self._ask({"op": "container", "variant": variant, "modules": list(modules)})
+        return socket.socket(fileno=channel_fd), pidfd
+
+    def make_hub(self, hub: int, addresses: Sequence[tuple[str, int]], mac: str) -> None:
+        """Make a network namespace with a bridge and keep it as number ``hub`` until ``drop_hub``."""
+        self._ask({"op": "hub", "hub": hub, "addresses": list(addresses), "mac": mac})
+
+    def hub_namespace(self, hub: int) -> int:
+        """A descriptor of a hub's namespace, to be handed to a container's init and closed."""
+        return self._ask({"op": "hub_namespace", "hub": hub})[0]
+
+    def drop_hub(self, hub: int) -> None:
+        """Let a hub go; it lives on while a container is on it."""
+        self._ask({"op": "drop_hub", "hub": hub})
+
+    def serve(self, module: str, function: str) -> tuple[socket.socket, int]:
+        """A child in the supervisor's user namespace that runs ``module.function(socket)``; its socket and pidfd."""
+        channel_fd, pidfd = self._ask({"op": "serve", "module": module, "function": function})
+        return socket.socket(fileno=channel_fd), pidfd
+
+    def _ask(self, message: channel.Message) -> list[int]:
+        control = self._control or self._started()
+        try:
+            return channel.call(control, message)[1]
+        except BrokenPipeError:
+            raise UnsupportedHost(f"the supervisor process has died: {self._last_words()}") from None
+        except OSError as error:
+            raise self._unsupported(error) from None
+
+    def _started(self) -> socket.socket:
+        with self._lock:
+            if self._control is None:
+                self._control = self._start()
+            return self._control
+
+    def _start(self) -> socket.socket:
+        ours, theirs = channel.pair()
+        engine = os.pidfd_open(os.getpid())
+        self._stderr = os.memfd_create("supervisor-stderr")
+        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        try:
+            start = _START.format(package_parent, theirs.fileno(), engine)
+            self._process = subprocess.Popen(
+                # -X utf8: names of files are sent as UTF-8 means them, whatever the locale here is
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", start],
+                pass_fds=(theirs.fileno(), engine),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                start_new_session=True,  # a Ctrl-C is for pytest, which then closes us in order
+                cwd="/",
+            )
+        finally:
+            theirs.close()
+            os.close(engine)
+        try:
+            channel.send(ours, {"ids": self.ids.kind, "mountpoint": str(self._mountpoint), "blanks": _BLANKS})
+            if self.ids.kind == "range":
+                channel.answer(ours)
+                self._map_ids(self._process.pid)
+                channel.send(ours, {"mapped": True})
+            channel.answer(ours)
+        except OSError as error:
+            ours.close()
+            self._process.wait()
+            raise self._unsupported(error) from None
+        except BaseException:
+            ours.close()
+            self._process.wait()
+            raise
+        return ours
+
+    def _map_ids(self, pid: int) -> None:
+        own = (os.getuid(), os.getgid())
+        for command, mine, subordinate in zip(
+            ("newuidmap", "newgidmap"), own, (self.ids.uids, self.ids.gids), strict=True
+        ):
+            first, count = subordinate or (0, 0)
+            words = [command, str(pid), "0", str(mine), "1", "1", str(first), str(count)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UnsupportedHost(
+                    f"{command} cannot map the range of /etc/sub{command[3:6]}: {done.stderr.strip()}",
+                    syscall=command,
+                    hint=f"check this user's lines in /etc/subuid and /etc/subgid, and that {command} is setuid root",
+                )
+
+    def _unsupported(self, error: OSError) -> UnsupportedHost:
+        call = str(error.filename or "")
+        if "CLONE_NEWUSER" in call:
+            return UnsupportedHost(
+                "this host lets no ordinary user make a user namespace, which containers need without root",
+                syscall=call,
+                errno=error.errno or 0,
+                hint=_userns_mend(),
+            )
+        return UnsupportedHost(
+            f"containers cannot be set up on this host{f': {words}' if (words := self._last_words()) else ''}",
+            syscall=call,
+            errno=error.errno or 0,
+            hint="capsule check tells what is missing here, and how to mend it",
+        )
+
+    def _last_words(self) -> str:
+        return os.pread(self._stderr, 4096, 0).decode("utf-8", "replace").strip() if self._stderr >= 0 else ""
+
+    def close(self) -> None:
+        """End the process and with it whatever it has forked; returns when the kernel is done with that."""
+        with self._lock:
+            control, self._control = self._control, None
+            process, self._process = self._process, None
+            if control is not None:
+                control.close()
+            if process is not None:
+                try:
+                    process.wait(timeout=5)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+            if self._stderr >= 0:
+                os.close(self._stderr)
+                self._stderr = -1
+
+
+def _userns_mend() -> str:
+    """The command that lets ordinary users make user namespaces, by what forbids it here."""
+    switches = (
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    )
+    for path, value, command in switches:
+        with contextlib.suppress(OSError), open(path) as file:
+            if file.read().strip() == value:
+                return f"as root: {command}"
+    return "run as root, or allow user namespaces (inside Docker: --security-opt seccomp=unconfined)"

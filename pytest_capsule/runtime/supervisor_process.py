@@ -1,0 +1,230 @@
+"""The supervisor: a small process, one for an engine, from which every container is forked.
+
+Run as ``python -I -S`` by ``runtime.supervisor``. A fork of a pytest with half a gigabyte costs 25 ms and is not safe
+beside its threads; a fork of this one costs one. It is single-threaded, imports before the first fork all that its
+children will ever need, and ends with the engine: by the end of its channel, or by the engine's pidfd where a child of
+the engine still holds a copy of that channel. With it dies every init (``PR_SET_PDEATHSIG``), and with those every
+process, mount and network namespace of theirs: the kernel sees to it, whoever is killed how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import channel, constants, syscalls
+from pytest_capsule.network import bridge
+from pytest_capsule.runtime import init, rootfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+_NAMESPACES = (
+    constants.CLONE_NEWNS
+    | constants.CLONE_NEWUTS
+    | constants.CLONE_NEWIPC
+    | constants.CLONE_NEWPID
+    | constants.CLONE_NEWCGROUP
+)
+_PLAIN = {"privileged": False, "host_network": False}
+_IDLE = 2  # milliseconds without a request after which blank containers are made
+Blank = tuple[int, socket.socket]
+
+
+def main(control: int, engine: int) -> None:
+    """Serve the engine at the other end of descriptor ``control`` until the process behind pidfd ``engine`` ends."""
+    sock = socket.socket(fileno=control)
+    received = channel.receive(sock)
+    if received is None:
+        return
+    settings, _ = received
+    syscalls.set_process_name(b"capsule")
+    try:
+        identity = _become_root(sock, settings["ids"])
+        syscalls.unshare(constants.CLONE_NEWNS)
+        # Mounts of the host still arrive here, ours never get out; and what init clones needs no change of its own.
+        syscalls.mount(None, b"/", None, constants.MS_REC | constants.MS_SLAVE)
+    except OSError as error:
+        channel.send(sock, channel.failure(error))
+        return
+    syscalls.prctl(constants.PR_SET_DUMPABLE, 0)
+    _forget_signals()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: no zombie is ever seen
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()  # what is here stays: no collection may touch, and so copy, the pages that children share
+    gc.disable()
+    channel.send(sock, {"ready": True})
+    Supervisor(sock, engine, identity, os.fsencode(settings["mountpoint"]), settings["blanks"]).serve()
+
+
+def _forget_signals() -> None:
+    """What the engine ignores (under nohup) or blocks (in the thread that asked first) is nothing to a container."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python itself ignores those two, and restores them in a command
+
+
+def _become_root(sock: socket.socket, ids: str) -> rootfs.Identity:
+    """Enter a user namespace unless this is the host's root; ``ids`` is ``root``, ``range`` or ``single``."""
+    if ids == "root":
+        return rootfs.Identity(userns=False, many_ids=True)
+    uid, gid = os.getuid(), os.getgid()
+    syscalls.unshare(constants.CLONE_NEWUSER)
+    if ids == "range":  # only newuidmap, which the engine runs, may map more than one's own id
+        channel.send(sock, {"unshared": True})
+        if channel.receive(sock) is None:
+            raise ConnectionResetError(104, "the engine is gone")
+    else:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    return rootfs.Identity(userns=True, many_ids=ids == "range")
+
+
+class Supervisor:
+    """Answers the engine: forks containers (blank ones ahead of need), network hubs, forwarders and workers."""
+
+    def __init__(
+        self, control: socket.socket, engine: int, identity: rootfs.Identity, mountpoint: bytes, blanks: int
+    ) -> None:
+        self._control = control
+        self._engine = engine
+        self._identity = identity
+        self._mountpoint = mountpoint
+        self._wanted = 0
+        self._most = blanks
+        self._blanks: list[tuple[int, socket.socket]] = []
+        self._hubs: dict[int, int] = {}
+        self._alive = os.pidfd_open(os.getpid())
+        with open("/proc/sys/kernel/cap_last_cap") as file:
+            self._last_capability = int(file.read())
+        self._operations: dict[str, Callable[[channel.Message], list[int]]] = {
+            "container": self._container,
+            "hub": self._hub,
+            "hub_namespace": lambda message: [os.dup(self._hubs[message["hub"]])],
+            "drop_hub": self._drop_hub,
+            "serve": self._serve_function,
+        }
+
+    def serve(self) -> None:
+        """One request after the other; in the pauses, keep blank containers ready."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._engine, select.POLLIN)
+        while True:
+            ready = poll.poll(_IDLE if len(self._blanks) < self._wanted else None)
+            if not ready:
+                with contextlib.suppress(OSError):  # whoever asks next is told
+                    self._blanks.append(self._fork_init(_PLAIN))
+                continue
+            if any(fd == self._engine for fd, _ in ready):
+                break
+            try:
+                received = channel.receive(self._control)
+            except OSError:  # no room for its descriptors: who asked sees its end of the answers closed
+                continue
+            if received is None:
+                break
+            self._answer(*received)
+        for pidfd, _ in self._blanks:  # the death of this process would do it too, but only after it was seen
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], 5)
+
+    def _answer(self, message: channel.Message, descriptors: list[int]) -> None:
+        reply: list[int] = []
+        with socket.socket(fileno=descriptors.pop(0)) as answers, contextlib.suppress(BrokenPipeError):
+            try:
+                reply = self._operations[message["op"]](message)
+                channel.send(answers, {}, reply)
+            except Exception as error:
+                channel.send(answers, channel.failure(error))
+            finally:
+                for fd in reply:
+                    os.close(fd)
+
+    def _container(self, message: channel.Message) -> list[int]:
+        for module in message["modules"]:  # a child cannot import any more once it has pivoted
+            importlib.import_module(module)
+        variant = message["variant"]
+        if variant == _PLAIN and not message["modules"]:
+            self._wanted = self._most
+            if self._blanks:
+                pidfd, ours = self._blanks.pop(0)
+                return [ours.detach(), pidfd]
+        pidfd, ours = self._fork_init(variant)
+        return [ours.detach(), pidfd]
+
+    def _fork_init(self, variant: dict[str, bool]) -> Blank:
+        flags = _NAMESPACES | (0 if variant["host_network"] else constants.CLONE_NEWNET)
+        return self._fork(
+            flags,
+            lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant),
+        )
+
+    def _fork(self, flags: int, child: Callable[[], NoReturn]) -> Blank:
+        """Clone a child that keeps nothing but its channel, on descriptor 3, and the three below it."""
+        ours, theirs = channel.pair()
+        pid, pidfd = syscalls.clone(flags)
+        if pid == 0:
+            try:
+                syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
+                if select.select([self._alive], [], [], 0)[0]:  # it died before the line above: nobody would tell
+                    os._exit(1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.dup2(theirs.fileno(), init.CHANNEL, inheritable=False)
+                syscalls.close_range(init.CHANNEL + 1)
+                child()
+            finally:
+                os._exit(1)
+        theirs.close()
+        return pidfd, ours
+
+    def _hub(self, message: channel.Message) -> list[int]:
+        """A network namespace with a bridge, which lives as long as this process keeps its descriptor.
+
+        The engine gets it only to hand it to an init: what the engine holds, a child that it forks would hold as well.
+        """
+
+        def child() -> NoReturn:
+            sock = socket.socket(fileno=init.CHANNEL)
+            try:
+                bridge.create_hub([tuple(address) for address in message["addresses"]], message["mac"])
+                namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                channel.send(sock, {}, [namespace])
+            except OSError as error:
+                channel.send(sock, channel.failure(error))
+            os._exit(0)
+
+        pidfd, ours = self._fork(constants.CLONE_NEWNET, child)
+        os.close(pidfd)
+        with ours:
+            (self._hubs[message["hub"]],) = channel.answer(ours)[1]
+        return []
+
+    def _drop_hub(self, message: channel.Message) -> list[int]:
+        os.close(self._hubs.pop(message["hub"]))
+        return []
+
+    def _serve_function(self, message: channel.Message) -> list[int]:
+        """A child in the host's namespaces that runs ``module.function(socket)``: a forwarder, or a worker."""
+
+        def child() -> NoReturn:
+            gc.enable()
+            function: Any = getattr(importlib.import_module(message["module"]), message["function"])
+            function(socket.socket(fileno=init.CHANNEL))
+            os._exit(0)
+
+        pidfd, ours = self._fork(0, child)
+        return [ours.detach(), pidfd]

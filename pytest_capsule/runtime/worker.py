@@ -1,0 +1,48 @@
+"""A child in the supervisor's user namespace that calls functions: for trees whose files are of all its ids."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule._linux import channel
+
+if TYPE_CHECKING:
+    from pytest_capsule.runtime.supervisor import Supervisor
+
+
+def serve(sock: socket.socket) -> None:
+    """Call what is asked for until the engine is gone."""
+    while (received := channel.receive(sock)) is not None:
+        message, descriptors = received
+        with socket.socket(fileno=descriptors.pop(0)) as answers:
+            try:
+                function: Any = getattr(importlib.import_module(message["module"]), message["function"])
+                channel.send(answers, {"value": function(*message["args"])})
+            except Exception as error:
+                channel.send(answers, channel.failure(error))
+
+
+class Worker:
+    """The engine's side; the process is started with the first call."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def call(self, module: str, function: str, *args: Any) -> Any:
+        """Call ``module.function(*args)`` there; arguments and value are plain."""
+        with self._lock:
+            if self._socket is None:
+                self._socket, _ = self._supervisor.serve(__name__, "serve")
+        message = {"module": module, "function": function, "args": args}
+        return channel.call(self._socket, message)[0]["value"]
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
