@@ -1,0 +1,233 @@
+"""The build context: which files a COPY means, and what is in them.
+
+A file's digest is remembered by inode, size and times, so that an unchanged context costs a walk and no reading.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import posixpath
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule.build.folders import Folder, Status
+from pytest_capsule.build.patterns import compile_pattern, has_wildcard
+from pytest_capsule.dockerfile.dockerignore import IgnoreRules, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+EXCLUDED = "excluded by .dockerignore"
+_CHUNK = 1 << 20
+# A file changed again within the clock tick of its last change keeps its times; so what was changed just before it was
+# read is not remembered (as git does with its index). 20 ms is twice the coarsest tick of Linux.
+_TICK = 20_000_000
+_LINKS = 40  # what the kernel itself follows in one path, MAXSYMLINKS
+
+_KINDS = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, directory, link or node to be copied.
+
+    ``path`` is relative to its source. ``kind`` is ``f`` for a file (``origin``: its path in the context), ``d`` for a
+    directory, ``l`` for a symlink (its target), ``h`` for one more name of a file (the path of the earlier entry),
+    ``p`` for a FIFO, ``c`` and ``b`` for devices (their number). ``digest`` is of a file's content.
+    """
+
+    path: str
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    origin: str = ""
+    digest: str = ""
+
+    def message(self) -> list[Any]:
+        """As ``runtime.placement`` takes it."""
+        return [self.path, self.kind, self.mode, self.uid, self.gid, self.mtime_ns, self.origin]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one path of a COPY names: a file, or a directory, whose contents are copied.
+
+    ``name`` is what a file is called in a directory.
+    """
+
+    name: str
+    directory: bool
+    entries: tuple[Entry, ...]
+
+
+class Context:
+    """A folder as the only source of COPY and ADD; nothing outside of it is ever reached.
+
+    ``keep_owners`` is for a tree that is an image's: files of a context belong to root. ``memory`` are the digests of
+    the last time.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        ignore: IgnoreRules | None = None,
+        *,
+        memory: dict[str, Any] | None = None,
+        keep_owners: bool = False,
+    ) -> None:
+        self.folder = folder
+        self._rules = ignore or IgnoreRules()
+        self._keep_owners = keep_owners
+        self._known: dict[str, Any] = memory or {}
+        self.memory: dict[str, Any] = {}
+        """The digests that were used, to be given as ``memory`` next time."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether ``memory`` holds something that was not known before."""
+        return any(self._known.get(path) != value for path, value in self.memory.items())
+
+    def find(self, pattern: str) -> list[Source]:
+        """The sources that a path of COPY or ADD names; ``FileNotFoundError`` when a plain one is not there."""
+        path = posixpath.normpath("/" + pattern).lstrip("/")
+        if has_wildcard(path):
+            return [self._source(found) for found in self._expand("", path.split("/"))]
+        return [self._source(path)]
+
+    def _expand(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
+        expression = compile_pattern(parts[0])
+        try:
+            names = [name for name, _ in self.folder.entries(self._resolve(folder))]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            if expression.fullmatch(name):
+                path = posixpath.join(folder, name)
+                if len(parts) > 1:
+                    yield from self._expand(path, parts[1:])
+                elif not self._is_left_out(self._rules.verdict(path)):
+                    yield path
+
+    def _source(self, path: str) -> Source:
+        resolved = self._resolve(path)
+        info = self.folder.status(resolved)
+        verdict = self._rules.verdict(resolved)
+        if self._is_left_out(verdict):
+            raise FileNotFoundError(2, EXCLUDED, path)
+        name = posixpath.basename(path)
+        if stat.S_ISDIR(info.st_mode):
+            return Source(name, True, tuple(self._walk(resolved, "", verdict, {})))
+        entry = self._entry(resolved, name, info, {})
+        return Source(name, False, () if entry is None else (entry,))
+
+    def _resolve(self, path: str) -> str:
+        """Follow the symlinks of a source path as a chroot in the context would."""
+        resolved, rest, links = "", [part for part in reversed(path.split("/")) if part], 0
+        while rest:
+            part = rest.pop()
+            if part == "..":
+                resolved = posixpath.dirname(resolved)
+                continue
+            here = posixpath.join(resolved, part)
+            if not stat.S_ISLNK(self.folder.status(here).st_mode):
+                resolved = here
+                continue
+            links += 1
+            if links > _LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = self.folder.target(here)
+            resolved = "" if target.startswith("/") else resolved
+            rest += [name for name in reversed(target.split("/")) if name not in ("", ".")]
+        return resolved
+
+    def _walk(self, top: str, relative: str, above: Verdict, seen: dict[tuple[int, int], str]) -> Iterator[Entry]:
+        """Everything beneath a directory: what lies in one folder in a row, a directory before what it holds."""
+        folders: list[tuple[str, Verdict]] = []
+        for name, info in self.folder.entries(posixpath.join(top, relative) if relative else top):
+            path = f"{relative}/{name}" if relative else name
+            full = f"{top}/{path}" if top else path
+            verdict = self._rules.verdict(full, above) if self._rules.patterns else above
+            is_folder = stat.S_ISDIR(info.st_mode)
+            if verdict.ignored and not (is_folder and self._rules.may_contain_kept(verdict)):
+                continue
+            entry = self._entry(full, path, info, seen)
+            if entry is None:
+                continue
+            if verdict.ignored:
+                below = list(self._walk(top, path, verdict, seen))
+                if below:  # a kept file makes the folders on its way part of the context
+                    yield entry
+                    yield from below
+                continue
+            yield entry
+            if is_folder:
+                folders.append((path, verdict))
+        for path, verdict in folders:
+            yield from self._walk(top, path, verdict, seen)
+
+    def _is_left_out(self, verdict: Verdict) -> bool:
+        if not verdict.ignored:
+            return False
+        is_folder = stat.S_ISDIR(self.folder.status(verdict.path).st_mode)
+        return not (is_folder and self._rules.may_contain_kept(verdict))
+
+    def _entry(
+        self, full: str, path: str, info: os.stat_result | Status, seen: dict[tuple[int, int], str]
+    ) -> Entry | None:
+        """One file's entry; ``None`` for a socket, which nobody could connect to (``fsutil`` leaves it out too)."""
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode))
+        if kind is None:
+            return None
+        uid, gid = (info.st_uid, info.st_gid) if self._keep_owners else (0, 0)
+        mode, origin, digest = stat.S_IMODE(info.st_mode), "", ""
+        if kind == "f":
+            origin, digest = full, self._digest(full, info)
+            if info.st_nlink > 1:
+                first = seen.setdefault((info.st_dev, info.st_ino), path)
+                if first != path:
+                    kind, origin = "h", first
+        elif kind == "l":
+            mode, origin = 0o777, self.folder.target(full)
+        elif kind in "cb":
+            origin = str(info.st_rdev)
+        return Entry(path, kind, mode, uid, gid, info.st_mtime_ns, origin, digest)
+
+    def _digest(self, full: str, info: os.stat_result | Status) -> str:
+        state = [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+        known = self._known.get(full)
+        if known is not None and known[:4] == state:
+            self.memory[full] = known
+            return str(known[4])
+        now = time.time_ns()
+        digest = hashlib.sha256()
+        with open(self.folder.open(full), "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        if info.st_ctime_ns < now - _TICK:
+            self.memory[full] = [*state, digest.hexdigest()]
+        return digest.hexdigest()
+
+
+def fingerprint(sources: Sequence[Source]) -> str:
+    """What COPY's cache key takes of its sources: names, kinds, modes, owners, link targets, contents; never a time."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(repr((source.name if not source.directory else "", source.directory)).encode())
+        for entry in source.entries:
+            target = "" if entry.kind == "f" else entry.origin
+            line = (entry.path, entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest)
+            digest.update(repr(line).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""Steps that change files: each taken from the cache under its key, or carried out and kept there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_capsule.build.events import BuildEvent
+from pytest_capsule.errors import CapsuleError, UnsupportedHost
+from pytest_capsule.store.image import Layer, Tree, now
+from pytest_capsule.store.store import Store
+
+Output = Callable[[str], None]
+Work = Callable[[Path, Output], None]
+"""What a step does: it leaves the files it wrote in the given folder's ``fs``, in overlay form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How the events of a step name it, and its line in the Dockerfile."""
+
+    name: str
+    step: int
+    steps: int
+    line: int
+
+    def event(self, kind: str, *, text: str = "", seconds: float = 0.0) -> BuildEvent:
+        """An event of this step."""
+        return BuildEvent(kind, self.name, self.step, self.steps, self.line, text, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step gave: its layer, ``None`` where it changed no file, and when that was made."""
+
+    layer: Layer | None
+    created: str
+
+
+class StepFailed(Exception):
+    """A step that failed: ``code`` is the exit code of its command, ``output`` what it printed."""
+
+    def __init__(self, reason: str, code: int | None = None, *, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.hint = hint
+        self.output = ""
+
+
+class Execution:
+    """The cache of one build's steps, and the carrying out of those that are not in it."""
+
+    def __init__(self, store: Store, tell: Callable[[BuildEvent], None], *, no_cache: bool) -> None:
+        self._store = store
+        self._tell = tell
+        self._no_cache = no_cache
+
+    def obtain(self, key: str, label: Label, work: Work) -> Result:
+        """What the step with that key gives; ``StepFailed`` when it had to be carried out and failed."""
+        record = self._recall(key)
+        if record is None:
+            with self._store.lock(key):  # whoever else builds the same waits here, and then finds it
+                record = self._recall(key)
+                if record is None:
+                    result = self._carry_out(label, work)
+                    self._store.keep_step(key, {"layer": result.layer and result.layer.id, "created": result.created})
+                    return result
+        self._tell(label.event("cached"))
+        return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"])
+
+    def _recall(self, key: str) -> dict[str, Any] | None:
+        return None if self._no_cache else self._store.step(key)
+
+    def _carry_out(self, label: Label, work: Work) -> Result:
+        self._tell(label.event("start"))
+        started = time.monotonic()
+        printed: list[str] = []
+
+        def note(text: str) -> None:
+            printed.append(text)
+            self._tell(label.event("output", text=text))
+
+        try:
+            layer = self._make_layer(work, note)
+        except (StepFailed, OSError, CapsuleError) as error:
+            if isinstance(error, UnsupportedHost):
+                raise
+            failure = _explained(error)
+            failure.output = "".join(printed)
+            self._tell(label.event("failed", text=failure.reason, seconds=time.monotonic() - started))
+            raise failure from None
+        self._tell(label.event("done", seconds=time.monotonic() - started))
+        return Result(layer, now())
+
+    def _make_layer(self, work: Work, note: Output) -> Layer | None:
+        with self._store.scratch() as scratch:
+            work(scratch, note)
+            written = scratch / "fs"
+            return self._store.adopt(written) if any(written.iterdir()) else None
+
+
+def _explained(error: StepFailed | OSError | CapsuleError) -> StepFailed:
+    if isinstance(error, StepFailed):
+        return error
+    if isinstance(error, CapsuleError):
+        return StepFailed(error.message, hint=error.hint)
+    subject = f": {error.filename}" if error.filename else ""
+    return StepFailed(f"{error.strerror}{subject}")
+
+
+def root_key(tree: Tree) -> str:
+    """The key of a tree that a stage begins with: what it is made of."""
+    return step_key("", {"layers": [layer.id for layer in tree.layers], "host": tree.host_directories})
+
+
+def step_key(parent: str, inputs: Mapping[str, Any]) -> str:
+    """The key of a step: that of the one before it, and all that this one takes."""
+    data = json.dumps([parent, inputs], sort_keys=True, default=list)
+    return hashlib.sha256(data.encode()).hexdigest()

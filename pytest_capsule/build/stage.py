@@ -1,0 +1,298 @@
+"""One stage of a build: what each instruction does to the image in the making.
+
+Most change the config only. RUN, COPY, ADD and WORKDIR change files: each has a cache key, made of the key before it
+and of what BuildKit takes (never a time). Source: ``dockerfile2llb/convert.go``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+from pytest_capsule.build import history
+from pytest_capsule.build.context import Context
+from pytest_capsule.build.execution import Execution, Label, Output, StepFailed, Work, step_key
+from pytest_capsule.build.steps import Command, Workshop
+from pytest_capsule.build.transfer import Placement, owner
+from pytest_capsule.dockerfile import instructions as ins
+from pytest_capsule.dockerfile.text import quote_all
+from pytest_capsule.dockerfile.words import Expander
+from pytest_capsule.errors import BuildError
+from pytest_capsule.oci.config import Healthcheck, History, ImageConfig
+from pytest_capsule.store.image import Image, Tree
+from pytest_capsule.store.store import Store
+
+_DEFAULT_SHELL = ("/bin/sh", "-c")
+_OUTPUT_KEPT = 64 * 1024
+# Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+FILE_STEPS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all stages of one build share."""
+
+    store: Store
+    workshop: Workshop
+    execution: Execution
+    context: Context
+    build_args: Mapping[str, str]
+    global_args: Mapping[str, str]
+    """What an ARG without a value inherits."""
+    escape: str
+    find_tree: Callable[[str, ins.Instruction], Tree]
+    """The tree that ``COPY --from`` names."""
+
+
+@dataclass
+class Stage:
+    """A stage while it is built: its files, its config, and the cache key of what was done so far.
+
+    ``variables`` are what ``$NAME`` means and a RUN gets: ENV and ARG, of which the later wins. ``declared`` are the
+    arguments among them, in the order of their declaration. ``step`` counts from the FROM, of ``steps``.
+    """
+
+    around: Surroundings
+    name: str
+    tree: Tree
+    config: ImageConfig
+    key: str
+    created: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+    declared: dict[str, str] = field(default_factory=dict)
+    step: int = 1
+    steps: int = 1
+    command_set: bool = False
+
+    def image(self) -> Image:
+        """The image as it is now."""
+        return self.around.store.put(
+            self.config.with_created(self.created), self.tree.layers, self.tree.host_directories
+        )
+
+    def label(self, instruction: ins.Instruction) -> Label:
+        """How events name a step: ``[build 2/5] RUN make``, as BuildKit's progress does."""
+        number = f"{self.step:>{len(str(self.steps))}}/{self.steps}"
+        place = f"{self.name} {number}" if self.name else number
+        return Label(f"[{place}] {instruction.source}", self.step, self.steps, instruction.line)
+
+    def carry_out(self, instruction: ins.Instruction) -> None:
+        """Expand one instruction and apply it."""
+        expander = Expander(self.variables, escape=self.around.escape)
+        if isinstance(instruction, ins.Arg):
+            self._declare(instruction, expander)
+        else:
+            self._apply(instruction.expand(expander))
+
+    def _declare(self, instruction: ins.Arg, expander: Expander) -> None:
+        values = instruction.resolve(expander, self.around.build_args, self.around.global_args)
+        for name, value in values:
+            self.declared[name] = value or ""
+            if value is not None:
+                self.variables[name] = value
+        self._note(history.arguments(values))
+
+    # -- instructions that change the config --------------------------------------------------------------------------
+
+    @singledispatchmethod
+    def _apply(self, instruction: ins.Instruction) -> None:
+        raise instruction.origin.error(f"{instruction.keyword} is not supported here")
+
+    def _set(self, said: str, **changes: Any) -> None:
+        self.config = self.config.with_config(**changes)
+        self._note(said)
+
+    def _note(self, said: str, *, layer: bool = False) -> None:
+        entry = History(created=self.created, created_by=said, comment=history.COMMENT, empty_layer=not layer)
+        self.config = replace(self.config, history=(*self.config.history, entry))
+
+    @_apply.register
+    def _(self, instruction: ins.Env) -> None:
+        config = self.config.config
+        for pair in instruction.pairs:
+            config = config.with_env(pair.name, pair.value)
+            self.variables[pair.name] = pair.value
+        self._set(history.pairs(instruction), env=config.env)
+
+    @_apply.register
+    def _(self, instruction: ins.Label) -> None:
+        labels = {pair.name: pair.value for pair in instruction.pairs}
+        self._set(history.pairs(instruction), labels={**self.config.config.labels, **labels})
+
+    @_apply.register
+    def _(self, instruction: ins.Maintainer) -> None:
+        self.config = replace(self.config, author=instruction.name)
+        self._note(f"MAINTAINER {instruction.name}")
+
+    @_apply.register
+    def _(self, instruction: ins.Cmd) -> None:
+        self.command_set = True
+        words = instruction.argv(self._shell())
+        self._set(f"CMD {quote_all(words)}", cmd=words, args_escaped=True)
+
+    @_apply.register
+    def _(self, instruction: ins.Entrypoint) -> None:
+        words = instruction.argv(self._shell())
+        # An entrypoint of this stage drops the base image's command, but not one of this stage's own.
+        command = {} if self.command_set else {"cmd": ()}
+        self._set(f"ENTRYPOINT {quote_all(words)}", entrypoint=words, **command)
+
+    @_apply.register
+    def _(self, instruction: ins.Expose) -> None:
+        ports = instruction.exposed()
+        all_ports = tuple(sorted({*self.config.config.exposed_ports, *ports}))
+        self._set(history.listed("EXPOSE", ports), exposed_ports=all_ports)
+
+    @_apply.register
+    def _(self, instruction: ins.Volume) -> None:
+        volumes = tuple(sorted({*self.config.config.volumes, *instruction.paths}))
+        self._set(history.listed("VOLUME", instruction.paths), volumes=volumes)
+
+    @_apply.register
+    def _(self, instruction: ins.User) -> None:
+        self._set(f"USER {instruction.user}", user=instruction.user)
+
+    @_apply.register
+    def _(self, instruction: ins.Stopsignal) -> None:
+        self._set(f"STOPSIGNAL {instruction.signal}", stop_signal=instruction.signal)
+
+    @_apply.register
+    def _(self, instruction: ins.Shell) -> None:
+        self._set(history.listed("SHELL", instruction.words), shell=instruction.words)
+
+    @_apply.register
+    def _(self, instruction: ins.Onbuild) -> None:
+        triggers = (*self.config.config.on_build, instruction.expression)
+        self.config = self.config.with_config(on_build=triggers)  # BuildKit's history does not tell of it
+
+    @_apply.register
+    def _(self, instruction: ins.Healthcheck) -> None:
+        check = Healthcheck(
+            test=instruction.test,
+            interval=instruction.interval,
+            timeout=instruction.timeout,
+            start_period=instruction.start_period,
+            start_interval=instruction.start_interval,
+            retries=instruction.retries,
+        )
+        self._set(history.healthcheck(instruction), healthcheck=check)
+
+    # -- instructions that change files -------------------------------------------------------------------------------
+
+    @_apply.register
+    def _(self, instruction: ins.Workdir) -> None:
+        path = posixpath.normpath(posixpath.join("/", self.config.config.working_dir, instruction.path)).rstrip("/")
+        self.config = self.config.with_config(working_dir=path or "/")
+        if not path:
+            self.step += 1
+            self._note("WORKDIR /")
+            return
+        user = owner(self.config.config.user)
+
+        def work(scratch: Path, _: Output) -> None:
+            self.around.workshop.make_directory(self.tree, scratch, path, user)
+
+        self._change_files(instruction, f"WORKDIR {path}", {"mkdir": path, "user": user}, work)
+
+    @_apply.register
+    def _(self, instruction: ins.Run) -> None:
+        if instruction.mounts:
+            raise instruction.origin.error("RUN --mount is not supported yet")
+        if instruction.devices:
+            raise instruction.origin.error("RUN --device is not supported yet")
+        script = instruction.script()
+        command = Command(
+            argv=instruction.argv(self._shell()),
+            env={**_proxies(self.around.build_args), **self.variables},
+            user=self.config.config.user,
+            workdir=self._workdir(),
+            network=instruction.network,
+            privileged=instruction.security == "insecure",
+            scripts={script.path: script.content} if script else {},
+        )
+        inputs = {
+            "run": command.argv,
+            "env": self.variables,
+            "user": command.user,
+            "workdir": command.workdir,
+            "network": command.network,
+            "security": instruction.security,
+            "scripts": command.scripts,
+        }
+        work = partial(_run, self.around.workshop, self.tree, command)
+        self._change_files(instruction, history.run(command.argv, self.declared), inputs, work)
+
+    @_apply.register
+    def _(self, instruction: ins.Transfer) -> None:
+        with self._source_of(instruction) as context:
+            placement = Placement.of(instruction, context, self._workdir())
+
+            def work(scratch: Path, _: Output) -> None:
+                placement.carry_out(self.around.workshop, self.tree, scratch)
+
+            self._change_files(instruction, history.transfer(instruction), placement.inputs(), work)
+
+    @contextlib.contextmanager
+    def _source_of(self, instruction: ins.Transfer) -> Iterator[Context]:
+        if not (isinstance(instruction, ins.Copy) and instruction.from_):
+            yield self.around.context
+            return
+        tree = self.around.find_tree(instruction.from_, instruction)
+        with self.around.workshop.open_tree(tree) as folder:
+            yield Context(folder, keep_owners=True)
+
+    def _change_files(self, instruction: ins.Instruction, said: str, inputs: Mapping[str, Any], work: Work) -> None:
+        """Take the step's layer from the cache, or carry the step out and let what it wrote become one."""
+        self.step += 1
+        key = step_key(self.key, inputs)
+        try:
+            result = self.around.execution.obtain(key, self.label(instruction), work)
+        except StepFailed as failure:
+            raise self._error(instruction, failure) from None
+        self.key = key
+        self.created = result.created
+        if result.layer is not None:
+            self.tree = replace(self.tree, layers=(*self.tree.layers, result.layer))
+        self._note(said, layer=result.layer is not None)
+
+    def _error(self, instruction: ins.Instruction, failure: StepFailed) -> BuildError:
+        last_good = self.image()
+        shown = failure.output[-_OUTPUT_KEPT:].rstrip()
+        printed = "\n" + "\n".join(f"  | {line}" for line in shown.splitlines()) if shown else ""
+        origin = instruction.origin
+        look = f"look around in it with: capsule run -it --rm {last_good.short_id} /bin/sh"
+        return BuildError(
+            f"{origin.path}:{origin.line}: {instruction.source}: {failure.reason}{printed}\n"
+            f"  the image before this step is {last_good.short_id}",
+            step=instruction.source,
+            path=origin.path,
+            line=origin.line,
+            exit_code=failure.code,
+            output=failure.output,
+            image=last_good.short_id,
+            hint=f"{failure.hint}\n  hint: {look}" if failure.hint else look,
+        )
+
+    def _shell(self) -> tuple[str, ...]:
+        return self.config.config.shell or _DEFAULT_SHELL
+
+    def _workdir(self) -> str:
+        return self.config.config.working_dir or "/"
+
+
+def _run(workshop: Workshop, tree: Tree, command: Command, scratch: Path, output: Output) -> None:
+    code = workshop.run(tree, scratch, command, output)
+    if code:
+        raise StepFailed(f"exit code {code}", code)
+
+
+def _proxies(build_args: Mapping[str, str]) -> dict[str, str]:
+    """The predefined arguments as a RUN's environment has them, in both cases (``llb.WithProxy``)."""
+    given = {name.lower(): value for name, value in build_args.items() if name.lower() in _PROXIES}
+    return {**given, **{name.upper(): value for name, value in given.items()}}

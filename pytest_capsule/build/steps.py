@@ -1,0 +1,41 @@
+"""The small protocol through which a build runs commands and places files: the engine does it in containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_capsule.build.folders import Folder
+from pytest_capsule.store.image import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A RUN: ``argv`` with its whole environment, and ``scripts``, texts to be executable at a path meanwhile."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    user: str
+    workdir: str
+    network: str
+    privileged: bool = False
+    scripts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Workshop(Protocol):
+    """Changes a tree: each method leaves what it wrote in ``scratch / "fs"``, in overlay form."""
+
+    def run(self, tree: Tree, scratch: Path, command: Command, output: Callable[[str], None]) -> int:
+        """Run a command and hand over its output as it comes; returns its exit code."""
+
+    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> None:
+        """Place files: the message is that of ``runtime.placement.place``."""
+
+    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
+        """``mkdir -p``; what had to be made belongs to ``user`` (``user[:group]``, root when empty)."""
+
+    def open_tree(self, tree: Tree) -> AbstractContextManager[Folder]:
+        """The files of a tree, to copy from."""
