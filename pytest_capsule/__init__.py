@@ -1,1 +1,115 @@
-"""A fresh container for every test, in milliseconds."""
+"""A fresh container for every test, in milliseconds.
+
+>>> from pytest_capsule import Engine
+>>> with Engine() as engine, engine.run("hello-world") as container:
+...     container.wait(timeout=5)
+0
+
+Names are imported when they are first used: a pytest run that has no container test pays for none of them, and the
+package can be imported where containers cannot run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_capsule import wait
+    from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.engine import Engine
+    from pytest_capsule.errors import (
+        BuildError,
+        CapsuleError,
+        CommandNotFound,
+        ContainerError,
+        ContainerExited,
+        DockerfileError,
+        ExecError,
+        ExecTimeout,
+        ImageNotFound,
+        InvalidReference,
+        StoreError,
+        UnsupportedHost,
+        UsageError,
+        WaitTimeout,
+    )
+    from pytest_capsule.factories import container_fixture, image_fixture, network_fixture
+    from pytest_capsule.networks import Network
+    from pytest_capsule.runtime.changes import Change
+    from pytest_capsule.runtime.container import Container
+    from pytest_capsule.runtime.process import ExecResult, Process
+    from pytest_capsule.spec import Build, ContainerSpec
+    from pytest_capsule.store.image import Image
+
+_HOMES = {
+    "pytest_capsule.build.events": ("BuildEvent",),
+    "pytest_capsule.engine": ("Engine",),
+    "pytest_capsule.errors": (
+        "BuildError",
+        "CapsuleError",
+        "CommandNotFound",
+        "ContainerError",
+        "ContainerExited",
+        "DockerfileError",
+        "ExecError",
+        "ExecTimeout",
+        "ImageNotFound",
+        "InvalidReference",
+        "StoreError",
+        "UnsupportedHost",
+        "UsageError",
+        "WaitTimeout",
+    ),
+    "pytest_capsule.factories": ("container_fixture", "image_fixture", "network_fixture"),
+    "pytest_capsule.networks": ("Network",),
+    "pytest_capsule.runtime.changes": ("Change",),
+    "pytest_capsule.runtime.container": ("Container",),
+    "pytest_capsule.runtime.process": ("ExecResult", "Process"),
+    "pytest_capsule.spec": ("Build", "ContainerSpec"),
+    "pytest_capsule.store.image": ("Image",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Build",
+    "BuildError",
+    "BuildEvent",
+    "CapsuleError",
+    "Change",
+    "CommandNotFound",
+    "Container",
+    "ContainerError",
+    "ContainerExited",
+    "ContainerSpec",
+    "DockerfileError",
+    "Engine",
+    "ExecError",
+    "ExecResult",
+    "ExecTimeout",
+    "Image",
+    "ImageNotFound",
+    "InvalidReference",
+    "Network",
+    "Process",
+    "StoreError",
+    "UnsupportedHost",
+    "UsageError",
+    "WaitTimeout",
+    "container_fixture",
+    "image_fixture",
+    "network_fixture",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "wait":
+        return importlib.import_module("pytest_capsule.wait")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

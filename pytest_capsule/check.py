@@ -1,0 +1,215 @@
+"""What this host can do for containers, each thing found out by doing it, never by a version."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule.errors import CapsuleError, UnsupportedHost
+from pytest_capsule.runtime.cgroups import Cgroups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_capsule.engine import Engine
+
+_HELLO_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """One thing that a host can do, or not.
+
+    ``detail`` is what was found; where it does not work, ``syscall`` failed with ``errno`` and ``mend`` is what to do.
+    ``needed`` says whether containers cannot be without it.
+    """
+
+    name: str
+    works: bool
+    detail: str = ""
+    syscall: str = ""
+    errno: int = 0
+    mend: str = ""
+    needed: bool = True
+
+    @property
+    def reason(self) -> str:
+        """The failing call and its error, or what was found."""
+        if self.works or not (self.syscall and self.errno):
+            return self.detail
+        code = errnos.errorcode.get(self.errno, str(self.errno))
+        return f"{self.detail}{': ' if self.detail else ''}{self.syscall}: {os.strerror(self.errno)} ({code})"
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """Everything that was tried; ``host`` is the kernel and the machine, ``identity`` who asked."""
+
+    host: str
+    identity: str
+    abilities: tuple[Ability, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether containers can run here."""
+        return all(ability.works for ability in self.abilities if ability.needed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        abilities = [asdict(ability) for ability in self.abilities]
+        return {"works": self.works, "host": self.host, "identity": self.identity, "abilities": abilities}
+
+    def table(self) -> str:
+        """The report for a terminal: a line for each thing, with its mend beneath it where it does not work."""
+        width = max(len(ability.name) for ability in self.abilities) + 2
+        lines = [f"{self.host}, {self.identity}", ""]
+        for ability in self.abilities:
+            mark = "yes" if ability.works else "NO" if ability.needed else "no"
+            lines.append(f"  {mark:<4} {ability.name:<{width}} {ability.reason}".rstrip())
+            if not ability.works and ability.mend:
+                lines.append(f"       {'':<{width}} -> {ability.mend}")
+        return "\n".join((*lines, "", self._verdict()))
+
+    def _verdict(self) -> str:
+        if self.works:
+            return "Containers work on this host."
+        missing = ", ".join(ability.name for ability in self.abilities if ability.needed and not ability.works)
+        return f"Containers do not work on this host. It lacks: {missing}."
+
+
+def check_host(engine: Engine) -> HostReport:
+    """Try everything; nothing of it is left behind."""
+    system = os.uname()
+    return HostReport(
+        host=f"{system.sysname} {system.release} {system.machine}",
+        identity=_identity(engine),
+        abilities=tuple(_abilities(engine)),
+    )
+
+
+def _identity(engine: Engine) -> str:
+    if engine.ids.kind == "root":
+        return "root"
+    return f"user {os.getuid()}, " + ("with a range of ids" if engine.ids.kind == "range" else "with a single id")
+
+
+def _abilities(engine: Engine) -> Iterator[Ability]:
+    basis = _user_namespace(engine)
+    yield basis
+    yield _ids(engine)
+    if basis.works:  # else nothing beneath it can even be tried
+        for name, mend in _NAMESPACE_MENDS.items():
+            yield _tried(f"{name} namespace", partial(engine.probe, "namespace", name), mend)
+        yield _overlay(engine, "overlay in memory", in_memory=True)
+        yield _overlay(engine, "overlay on the cache", in_memory=False)
+        yield _tried("devices", partial(engine.probe, "devices", engine.ids.kind != "root"), _IN_DOCKER)
+        for kind, mend in _FILESYSTEM_MENDS.items():
+            yield _tried(kind, partial(engine.probe, "filesystem", kind), mend)
+        yield _tried("container network", partial(engine.probe, "wires"), "as root: modprobe -a veth bridge")
+        yield _tried("hello-world", partial(_run_hello_world, engine), "see above")
+        yield _tried("seccomp", partial(engine.probe, "seccomp"), "a kernel with CONFIG_SECCOMP_FILTER", needed=False)
+    yield _tried("limits", _limits, "systemd-run --user --scope -p Delegate=yes pytest ...", needed=False)
+    program = shutil.which("fuse-overlayfs")
+    yield Ability(
+        "fuse-overlayfs",
+        program is not None,
+        f"{program}; of use only where overlay does not work" if program else "not installed; overlay needs none",
+        needed=False,
+    )
+
+
+def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = True) -> Ability:
+    try:
+        return Ability(name, True, probe(), needed=needed)
+    except UnsupportedHost as error:
+        return Ability(name, False, error.reason, error.syscall, error.errno, error.hint or mend, needed)
+    except CapsuleError as error:
+        return Ability(name, False, error.message, mend=error.hint or mend, needed=needed)
+    except OSError as error:
+        detail = "" if error.errno else error.strerror or str(error)
+        return Ability(
+            name, False, detail, str(error.filename or ""), error.errno or 0, _mend(error, mend), needed=needed
+        )
+
+
+_IN_DOCKER = "run as root, or, inside Docker, with --privileged or --security-opt seccomp=unconfined"
+_UNMASKED = (
+    "something is mounted over the host's own: inside Docker, --privileged or --security-opt systempaths=unconfined"
+)
+_NAMESPACE_MENDS = {
+    name: f"as root: sysctl -w user.max_{short}_namespaces=15000"
+    for name, short in (
+        ("mount", "mnt"),
+        ("PID", "pid"),
+        ("network", "net"),
+        ("IPC", "ipc"),
+        ("UTS", "uts"),
+        ("cgroup", "cgroup"),
+    )
+}
+_FILESYSTEM_MENDS = {
+    "proc": _UNMASKED,
+    "sysfs": _UNMASKED,
+    "devpts": "a kernel with CONFIG_UNIX98_PTYS",
+    "mqueue": "a kernel with CONFIG_POSIX_MQUEUE",
+}
+
+
+def _mend(error: OSError, mend: str) -> str:
+    """What helps against an error of the kernel: a refusal is often that of the container that we run in."""
+    if error.errno == errnos.EPERM and mend != _UNMASKED:
+        return _IN_DOCKER
+    return mend
+
+
+def _user_namespace(engine: Engine) -> Ability:
+    """Whether the supervisor can be started: all the rest is tried in a child of it."""
+    name = "user namespace"
+    tried = _tried(name, partial(engine.probe, "nothing"), _IN_DOCKER)
+    if not tried.works:
+        return tried
+    return Ability(name, True, "not needed: root" if engine.ids.kind == "root" else "made")
+
+
+def _ids(engine: Engine) -> Ability:
+    ids, name = engine.ids, "users"
+    if ids.kind == "root":
+        return Ability(name, True, "all, as on the host", needed=False)
+    if ids.kind == "range" and ids.uids is not None:
+        return Ability(name, True, f"root and {ids.uids[1]} others, by newuidmap", needed=False)
+    mend = "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+    tools = [tool for tool in ("newuidmap", "newgidmap") if shutil.which(tool) is None]
+    if tools:
+        mend = f"install the package with {' and '.join(tools)} (Debian: uidmap, Fedora: shadow-utils), then {mend}"
+    detail = "root only: a container that needs another user, as apt-get does, fails"
+    return Ability(name, False, detail, mend=mend, needed=False)
+
+
+def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
+    mend = "Linux 5.11 or newer, with overlay: as root, modprobe overlay"
+    if not in_memory:
+        mend = f"put the cache, now {engine.cache_dir}, on ext4, xfs, btrfs or tmpfs with --cache-dir"
+    with engine.scratch() as folder:
+        return _tried(name, partial(engine.probe, "overlay", str(folder), in_memory), mend)
+
+
+def _run_hello_world(engine: Engine) -> str:
+    with engine.run("hello-world") as container:
+        code = container.wait(_HELLO_SECONDS)
+        said = container.logs()
+    if code != 0 or "Hello from" not in said:
+        raise UnsupportedHost(f"it ended with exit code {code} and said {said!r}")
+    return said.strip().splitlines()[0]
+
+
+def _limits() -> str:
+    """Which limits the kernel can enforce. Where it is none, they are watched over: that is no lack of containers."""
+    refused = {name: error for name, error in Cgroups().probe().items() if error is not None}
+    if refused:
+        error = next(iter(refused.values()))
+        raise OSError(error.errno, error.strerror, f"{', '.join(refused)} only watched over: {error.filename}")
+    return "memory, cpus and pids by control groups"

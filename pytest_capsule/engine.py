@@ -1,0 +1,514 @@
+"""The engine: where Dockerfiles, images, layers and containers meet.
+
+``Engine.start`` is the data path of one test, from left to right: what is asked for → image (built or found) → layers →
+root filesystem → container → its main process → ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule import wait as waiting
+from pytest_capsule._linux import capabilities
+from pytest_capsule.build import builder
+from pytest_capsule.build.events import BuildEvent
+from pytest_capsule.errors import UnsupportedHost, UsageError
+from pytest_capsule.images import Images
+from pytest_capsule.network import names
+from pytest_capsule.network.ports import parse_ports
+from pytest_capsule.networks import Network, Ports, host_resolv_conf
+from pytest_capsule.oci.config import History, RunConfig
+from pytest_capsule.oci.reference import Reference
+from pytest_capsule.runtime import changes
+from pytest_capsule.runtime.cgroups import Cgroups
+from pytest_capsule.runtime.container import Container
+from pytest_capsule.runtime.limits import Limits
+from pytest_capsule.runtime.logs import LogPump
+from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec, Volume
+from pytest_capsule.runtime.supervisor import Supervisor, host_ids
+from pytest_capsule.runtime.worker import Worker
+from pytest_capsule.spec import Build, ContainerSpec
+from pytest_capsule.store import trees
+from pytest_capsule.store.builtin import DEFAULT_PATH
+from pytest_capsule.store.image import Image, Tree, now
+from pytest_capsule.store.rootfs import lower_directories
+from pytest_capsule.store.store import Store
+from pytest_capsule.workshop import ContainerWorkshop
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pytest_capsule.check import HostReport
+
+Progress = Callable[[BuildEvent], None]
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/pytest-capsule``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-capsule"
+
+
+class Engine:
+    """Builds images and runs containers. Close it, or use it in a ``with`` block: all it has started is gone then.
+
+    ``cache_dir`` holds its images and layers (default: ``default_cache_dir``); any number of engines, in any number of
+    processes, may share it. Safe to use from any thread.
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike[str] | None = None) -> None:
+        self.ids = host_ids()
+        self._cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+        self._store = Store(self._cache_dir.absolute() / self.ids.label, call=self._call_in_store)
+        self._supervisor = Supervisor(self.ids, self._store.mountpoint)
+        self._worker = Worker(self._supervisor)
+        self._pump = LogPump()
+        self._ports = Ports(self._supervisor)
+        self._cgroups = Cgroups()
+        self._images = Images(self._store, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
+        self._workshop = ContainerWorkshop(self._supervisor, self._store, self._pump)
+        self._lock = threading.Lock()
+        self._open: dict[str, Container] = {}
+        self._networks: list[Network] = []
+        self._closed = False
+        self._process = os.getpid()
+        self._store.collect()
+        self._cgroups.remove_leftovers()
+
+    def _call_in_store(self, function: str, path: str) -> Any:
+        if self.ids.kind != "range":
+            return trees.call(function, path)
+        if function == trees.remove.__name__:  # most of what goes is this user's own, and needs no other process
+            with contextlib.suppress(PermissionError):
+                return trees.call(function, path)
+        with contextlib.suppress(UnsupportedHost):  # where no container can run, there is nothing of its users
+            # What those own, this process may not even look at.
+            return self._worker.call(trees.__name__, function, path)
+        return trees.call(function, path)
+
+    # -- images -------------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        context: str | os.PathLike[str],
+        *,
+        dockerfile: str | os.PathLike[str] | None = None,
+        tag: str | None = None,
+        target: str | None = None,
+        build_args: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+        no_cache: bool = False,
+        progress: Progress | None = None,
+    ) -> Image:
+        """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
+
+        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it; ``progress`` is called with
+        each ``BuildEvent``. ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
+        """
+        self._check_open()
+        if secrets:
+            raise UsageError("build(secrets=): RUN --mount=type=secret is not supported yet")
+        if tag is not None:
+            Reference.parse(tag)
+        wanted = builder.request(context, dockerfile, target=target, build_args=build_args, no_cache=no_cache)
+        image = builder.build(
+            wanted,
+            store=self._store,
+            workshop=self._workshop,
+            find_image=self.image,
+            tell=progress or _tell_nobody,
+        )
+        return self._store.tag(image, tag) if tag is not None else image
+
+    def image(self, reference: str | Image) -> Image:
+        """The image that a reference, an id or the beginning of one names; ``ImageNotFound`` when there is none."""
+        self._check_open()
+        return reference if isinstance(reference, Image) else self._images.find(reference)
+
+    def images(self) -> list[Image]:
+        """All images of the store, the newest first."""
+        self._check_open()
+        return self._images.all()
+
+    def history(self, image: str | Image) -> list[History]:
+        """How an image came about, the last step first, as ``docker history`` lists it."""
+        return list(reversed(self.image(image).config.history))
+
+    def tag(self, image: str | Image, reference: str) -> Image:
+        """Give an image one more name."""
+        return self._store.tag(self.image(image), reference)
+
+    def remove(self, image: str | Image) -> None:
+        """Take a name away, or, given an id or an ``Image``, the image with all its names."""
+        found = self.image(image)
+        if not (isinstance(image, str) and self._store.untag(image)):
+            self._store.remove(found)
+
+    def commit(
+        self,
+        container: Container,
+        tag: str | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Image:
+        """What a container has written, as a layer on its image; the container goes on."""
+        base: Image = container.image
+        layers = base.layers
+        with self._store.scratch() as scratch:
+            tree = scratch / "fs"
+            tree.mkdir(mode=0o755)
+            tree.chmod(0o755)
+            directory = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if container.export(directory):
+                    layers = (*layers, self._store.adopt(tree))
+            finally:
+                os.close(directory)
+        run = base.config.config
+        for name, value in (env or {}).items():
+            run = run.with_env(name, str(value))
+        if command is not None:
+            run = replace(run, cmd=tuple(command))
+        created = now()
+        entry = History(created=created, created_by=" ".join(container.command), empty_layer=layers is base.layers)
+        config = replace(base.config, config=run, history=(*base.config.history, entry), created=created)
+        image = self._store.put(config, layers, base.host_directories)
+        return self._store.tag(image, tag) if tag is not None else image
+
+    # -- containers ---------------------------------------------------------------------------------------------------
+
+    def run(self, image: str | Image | None = None, **spec: Any) -> Container:
+        """Start a container; the keywords are those of the marker (``ContainerSpec``)."""
+        return self.start(ContainerSpec.of(image, **spec) if image is not None else ContainerSpec.of(**spec))
+
+    def start(
+        self,
+        spec: ContainerSpec,
+        *,
+        folders: Sequence[Path] = (),
+        no_cache: bool = False,
+        progress: Progress | None = None,
+    ) -> Container:
+        """Start the container that ``spec`` asks for and wait until it is ready.
+
+        ``folders`` are where its relative paths start from, the first that has them (default: the current one).
+        """
+        container = self.create(spec, folders=folders, no_cache=no_cache, progress=progress)
+        with contextlib.ExitStack() as undo:
+            undo.callback(container.close)
+            if container.command:
+                container.start(container.command, stdin=spec.stdin)
+            if spec.wait is not None:
+                waiting.until(container, spec.wait, spec.timeout)
+            undo.pop_all()
+        return container
+
+    def create(
+        self,
+        spec: ContainerSpec,
+        *,
+        folders: Sequence[Path] = (),
+        no_cache: bool = False,
+        progress: Progress | None = None,
+    ) -> Container:
+        """The container that ``spec`` asks for, its ports published, its main process (``command``) not started yet."""
+        image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
+        command = _command_line(image, spec)
+        with contextlib.ExitStack() as undo:
+            container = self._create(image, spec, command, folders, undo)
+            for mapping in parse_ports(spec.ports):
+                container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
+            undo.pop_all()
+        return container
+
+    def resolve(
+        self,
+        spec: ContainerSpec,
+        *,
+        folders: Sequence[Path] = (),
+        no_cache: bool = False,
+        progress: Progress | None = None,
+    ) -> Image:
+        """The image of a spec: built, or found."""
+        if spec.build is None:
+            return self.image(spec.image)
+        wanted = spec.build if isinstance(spec.build, Build) else Build(spec.build)
+        return self.build(
+            find_path(wanted.context, folders),
+            dockerfile=wanted.dockerfile,
+            tag=wanted.tag,
+            target=spec.target or wanted.target,
+            build_args={**wanted.build_args, **spec.build_args},
+            secrets=wanted.secrets,
+            no_cache=no_cache or wanted.no_cache,
+            progress=progress,
+        )
+
+    def _create(
+        self,
+        image: Image,
+        spec: ContainerSpec,
+        command: Sequence[str],
+        folders: Sequence[Path],
+        undo: contextlib.ExitStack,
+    ) -> Container:
+        """A container with its files, its network and no process yet."""
+        self._check_open()
+        _check_network(spec)
+        limits = Limits.parse(spec.memory, spec.cpus, spec.pids)
+        identity = secrets.token_hex(32)
+        name = spec.name or identity[:12]
+        hostname = spec.hostname or identity[:12]
+        config = image.config.config
+        network = spec.network if isinstance(spec.network, Network) else None
+        own = []
+        attachments: tuple[Attachment, ...] = ()
+        if network is not None:
+            host, attachment = network.join(name, [hostname] if hostname != name else [])
+            undo.callback(network.abandon, name, host)
+            own, attachments = [names.HostEntry(host.ipv4, (hostname, name))], (attachment,)
+        on_host = spec.network == "host"
+        overlays = lower_directories(image.tree, self._store.blank)
+        runtime_spec = RuntimeSpec(
+            overlays=tuple(Overlay(target, lowers) for target, lowers in overlays.items()),
+            hostname=hostname,
+            env=_environment(config, spec, hostname),
+            user=str(spec.user) if spec.user is not None else config.user,
+            workdir=posixpath.join("/", spec.workdir or config.working_dir or "/"),
+            shell=config.shell or ("/bin/sh", "-c"),
+            files={
+                "/etc/hosts": names.hosts(
+                    own or ([] if on_host else [names.HostEntry("127.0.0.1", (hostname,))]),
+                    extra=names.parse_extra_hosts(spec.extra_hosts),
+                    peers=network.entries(but=name) if network is not None else (),
+                ),
+                "/etc/hostname": names.hostname(hostname),
+                "/etc/resolv.conf": names.resolv_conf(host_resolv_conf() if on_host else None),
+            },
+            volumes=_volumes(spec, folders),
+            networks=attachments,
+            host_network=on_host,
+            read_only=spec.read_only,
+            privileged=spec.privileged,
+            capabilities=_capabilities(spec),
+        )
+        container = Container(
+            self._supervisor,
+            runtime_spec,
+            id=identity,
+            name=name,
+            pump=self._pump,
+            image=image,
+            command=command,
+            labels={**config.labels, **spec.labels},
+            stop_signal=config.stop_signal or "SIGTERM",
+            commit=self.commit,
+            publish=self._ports.publish,
+            classify=self._classify,
+            limits=limits,
+            cgroups=self._cgroups,
+        )
+        undo.callback(container.close)
+        with self._lock:
+            self._open[identity] = container
+        container.on_close(lambda: self._open.pop(identity, None))
+        if network is not None:
+            container.ip = host.ipv4
+            network.add(container, host)
+        return container
+
+    def _classify(self, entries: list[dict[str, str]], lowers: Mapping[str, Sequence[str]]) -> list[changes.Change]:
+        if self.ids.kind == "range":
+            found = self._worker.call(changes.__name__, "classify_plain", entries, dict(lowers))
+            return [changes.Change(kind, path) for kind, path in found]
+        return changes.classify(entries, lowers)
+
+    def network(self, name: str | None = None) -> Network:
+        """A network of its own; containers started with ``network=`` it reach each other by name."""
+        self._check_open()
+        with self._lock:
+            number = len(self._networks)
+            network = Network(self._supervisor, name or f"network{number}", number)
+            self._networks.append(network)
+        return network
+
+    # -- the host -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> HostReport:
+        """What this host can do for containers and what not, each found out by doing it."""
+        from pytest_capsule.check import check_host
+
+        return check_host(self)
+
+    def probe(self, function: str, *args: Any) -> Any:
+        """Call a function of ``runtime.probes`` where containers are made: in the supervisor's user namespace."""
+        self._check_open()
+        return self._worker.call("pytest_capsule.runtime.probes", function, *args)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where this engine keeps its images and layers."""
+        return self._store.root
+
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """An empty folder on the disk of the store, gone when the block ends."""
+        return self._store.scratch()
+
+    def _unpack_rootfs(self, archive: Path, scratch: Path) -> None:
+        """Unpack the tar of a root filesystem: with all its owners, so in a container."""
+        item = {
+            "root": 0,
+            "name": archive.name,
+            "directory": False,
+            "unpack": True,
+            "entries": [[archive.name, "f", 0o644, 0, 0, 0, archive.name]],
+        }
+        folder = os.open(archive.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._workshop.place(Tree(), scratch, {"dest": "/", "user": None, "sources": [item]}, [folder])
+        finally:
+            os.close(folder)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this engine is closed")
+        if self._process != os.getpid():
+            raise UsageError("this engine belongs to the process that made it", hint="make an Engine after the fork")
+
+    def close(self) -> None:
+        """End everything that this engine has started; its images stay."""
+        if self._closed or self._process != os.getpid():
+            return
+        for container in list(self._open.values()):
+            container.close()
+        self._closed = True
+        for network in self._networks:
+            network.close()
+        self._ports.close()
+        self._pump.close()
+        self._store.close()
+        self._worker.close()
+        self._supervisor.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _tell_nobody(event: BuildEvent) -> None:
+    """The progress of who wants none."""
+
+
+def find_path(path: str | os.PathLike[str], folders: Sequence[Path]) -> Path:
+    """A path that a marker names: absolute, or relative to the first of ``folders`` that has it."""
+    for folder in folders:
+        if (folder / path).exists():
+            return folder / path
+    return folders[0] / path if folders else Path(path)
+
+
+def _command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
+    """ENTRYPOINT and CMD with their overrides, as Docker puts them together; empty for no main process."""
+    config = image.config.config
+    shell = config.shell or ("/bin/sh", "-c")
+    if spec.command is not None and not spec.command:
+        return ()
+    entrypoint, command = config.entrypoint, config.cmd
+    if spec.entrypoint is not None:  # Docker: another entrypoint drops the image's command
+        entrypoint, command = _words(spec.entrypoint, shell), ()
+    if spec.command is not None:
+        command = _words(spec.command, shell)
+    words = (*entrypoint, *command)
+    if not words:
+        raise UsageError(
+            f"image {image.name} has neither ENTRYPOINT nor CMD",
+            hint="give command=[...] to run something, or command=[] for a container that is only there for exec",
+        )
+    return words
+
+
+def _words(command: Sequence[str] | str, shell: Sequence[str]) -> tuple[str, ...]:
+    return (*shell, command) if isinstance(command, str) else tuple(str(word) for word in command)
+
+
+def _environment(config: RunConfig, spec: ContainerSpec, hostname: str) -> dict[str, str]:
+    given = {name: str(value) for name, value in spec.env.items()}
+    return {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, **config.env_dict(), **given}
+
+
+def _capabilities(spec: ContainerSpec) -> frozenset[str]:
+    if spec.privileged:
+        return frozenset(capabilities.NAMES)
+    try:
+        return capabilities.granted(spec.cap_add, spec.cap_drop)
+    except ValueError as error:
+        raise UsageError(str(error), hint="for instance NET_ADMIN, or ALL") from None
+
+
+def _volumes(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[Volume, ...]:
+    given = (
+        spec.volumes.items() if isinstance(spec.volumes, Mapping) else (_split_volume(text) for text in spec.volumes)
+    )
+    found = []
+    for source, target in given:
+        target, _, mode = target.partition(":")
+        if mode not in ("", "ro", "rw"):
+            raise UsageError(f"volume {source}:{target}:{mode}: the mode is ro or rw")
+        if not target.startswith("/"):
+            raise UsageError(f"volume {source}:{target}: the target is an absolute path")
+        if "/" not in source and not source.startswith("."):
+            raise UsageError(
+                f"volume {source}:{target}: named volumes are not supported yet", hint=f"write ./{source} for a folder"
+            )
+        path = find_path(Path(source).expanduser(), folders).absolute()
+        if not path.exists():
+            raise UsageError(f"volume {source}:{target}: {path} does not exist")
+        found.append(Volume(posixpath.normpath(target), str(path), read_only=mode == "ro"))
+    mounts = spec.tmpfs.items() if isinstance(spec.tmpfs, Mapping) else (_split_tmpfs(text) for text in spec.tmpfs)
+    found += [_tmpfs(target, options) for target, options in mounts]
+    return tuple(found)
+
+
+def _split_volume(text: str) -> tuple[str, str]:
+    source, colon, target = text.partition(":")
+    if not colon:
+        raise UsageError(f"volume {text!r}: write it source:target, or source:target:ro")
+    return source, target
+
+
+def _split_tmpfs(text: str) -> tuple[str, str]:
+    target, _, options = text.partition(":")
+    return target, options
+
+
+def _tmpfs(target: str, options: str | None) -> Volume:
+    """Docker's ``--tmpfs``: noexec, nosuid and nodev unless the options say otherwise."""
+    if not target.startswith("/"):
+        raise UsageError(f"tmpfs {target!r}: it is an absolute path")
+    words = [word for word in (options or "").split(",") if word]
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    unknown = [w for w in words if "=" not in w and w not in ("rw", "ro", "exec", "noexec", "nosuid", "nodev")]
+    unknown += [key for key in values if key not in ("size", "mode", "uid", "gid", "nr_inodes")]
+    if unknown:
+        raise UsageError(f"tmpfs {target}:{options}: no such option: {unknown[0]}")
+    return Volume(posixpath.normpath(target), no_exec="exec" not in words, read_only="ro" in words, options=values)
+
+
+def _check_network(spec: ContainerSpec) -> None:
+    network = spec.network
+    if not (network is None or network in ("none", "host") or isinstance(network, Network)):
+        raise UsageError(f"network={network!r}: it is 'none', 'host', or what Engine.network() gave")

@@ -1,0 +1,98 @@
+"""The fixtures: what a test asks for by name.
+
+Everything of ours is imported when a fixture is first used, so that a run without containers pays nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_capsule.engine import Engine
+    from pytest_capsule.marks import Marked
+    from pytest_capsule.runtime.container import Container
+    from pytest_capsule.session import CapsuleSession
+    from pytest_capsule.spec import ContainerSpec
+
+
+@pytest.fixture(scope="session")
+def _capsule_session(pytestconfig: pytest.Config) -> Iterator[CapsuleSession]:
+    from pytest_capsule.marks import explaining
+
+    with explaining("capsule", pytestconfig):
+        from pytest_capsule.session import CapsuleSession  # which says so where there is no Linux
+
+        session = CapsuleSession(pytestconfig)
+    with session.engine:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def capsule(_capsule_session: CapsuleSession) -> Engine:
+    """The session's engine: builds images, runs containers. What a test leaves open is closed at the session's end."""
+    return _capsule_session.engine
+
+
+@pytest.fixture
+def container_spec(request: pytest.FixtureRequest) -> ContainerSpec:
+    """What the test's marker asks for; override it to change what ``container`` starts."""
+    marked = _marks(request.node)
+    if not marked:
+        pytest.fail(
+            f"{request.node.nodeid} asks for a container and says not which\n"
+            '  hint: mark it with @pytest.mark.container("IMAGE") or @pytest.mark.container(build="FOLDER")',
+            pytrace=False,
+        )
+    return marked[0].spec
+
+
+@pytest.fixture
+def containers(
+    request: pytest.FixtureRequest, _capsule_session: CapsuleSession, container_spec: ContainerSpec
+) -> Iterator[dict[str, Container]]:
+    """All of the test's containers by name, on one network; started in the order of the markers."""
+    from pytest_capsule.marks import explaining
+
+    item: pytest.Item = request.node
+    hook = item.config.hook
+    marked = _marks(item)
+    places = [one.where for one in marked] or [item.nodeid]
+    specs = [container_spec, *(one.spec for one in marked[1:])]
+    folders = _folders(item)
+    running: dict[str, Container] = {}
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(_capsule_session.engine.network()) if len(specs) > 1 else None
+        for spec, where in zip(specs, places, strict=True):
+            with explaining(where, item.config):
+                spec = hook.pytest_capsule_spec(item=item, spec=spec) or spec
+                if network is not None and spec.network is None:
+                    spec = spec.with_changes(network=network)
+                container = stack.enter_context(_capsule_session.start(spec, folders))
+            running[container.name] = container
+            stack.callback(hook.pytest_capsule_container_stopping, container=container, item=item)
+            hook.pytest_capsule_container_started(container=container, item=item)
+        yield running
+
+
+@pytest.fixture
+def container(containers: dict[str, Container]) -> Container:
+    """The test's container, running, what it waits for satisfied; of several, the first."""
+    return next(iter(containers.values()))
+
+
+def _marks(item: pytest.Item) -> list[Marked]:
+    from pytest_capsule.marks import explaining, read_marks
+
+    with explaining("", item.config):
+        return read_marks(item)
+
+
+def _folders(item: pytest.Item) -> list[Path]:
+    """Where a marker's relative paths start: the test file's folder, then pytest's rootdir."""
+    return [item.path.parent, item.config.rootpath]

@@ -1,0 +1,102 @@
+"""What an image is called, and how it is found: in the store, built in, or a root filesystem on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_capsule.archive import unpack
+from pytest_capsule.errors import ImageNotFound, UsageError
+from pytest_capsule.oci.reference import Reference
+from pytest_capsule.store import host
+from pytest_capsule.store.builtin import HELLO_WORLD, hello_world_image, scratch_config
+from pytest_capsule.store.image import Image
+from pytest_capsule.store.store import Store
+
+_ROOTFS = "rootfs:"
+
+
+class Images:
+    """Finds images. ``foreign`` says that files of the host's root are nobody's inside.
+
+    ``unpack(archive, scratch)`` unpacks a root filesystem's tar into ``scratch / "fs"``.
+    """
+
+    def __init__(self, store: Store, *, foreign: bool, unpack: Callable[[Path, Path], None]) -> None:
+        self._store = store
+        self._foreign = foreign
+        self._unpack = unpack
+        self._lock = threading.Lock()
+        self._host: Image | None = None
+
+    def find(self, reference: str) -> Image:
+        """The image behind a reference, an id, or a path after ``rootfs:``; ``ImageNotFound`` when there is none."""
+        if reference.startswith(_ROOTFS):
+            return self._rootfs(Path(reference.removeprefix(_ROOTFS)))
+        found = self._store.find(reference)
+        if found is not None:
+            return found
+        parsed = Reference.parse(reference)
+        if parsed.familiar_name == HELLO_WORLD and parsed.tag in ("latest", None):
+            return self._hello_world_image()
+        if parsed.familiar_name == host.NAME:
+            return self._host_image()
+        if parsed.familiar_name == "scratch":
+            raise ImageNotFound(
+                "scratch is no image: it is where FROM scratch begins", reference=reference, hint="build FROM it"
+            )
+        names = sorted({tag for image in self._store.images() for tag in image.tags} | {HELLO_WORLD, host.NAME})
+        raise ImageNotFound(
+            f"no image {reference!r} in the store {self._store.root}",
+            reference=reference,
+            hint=f"build it with a tag, or use one of: {', '.join(names)}",
+        )
+
+    def all(self) -> list[Image]:
+        """Every image of the store, the newest first; those that are built in have their names, once they were used."""
+        names = {}
+        if host.is_made(self._store, foreign=self._foreign):
+            names[self._host_image().id] = host.NAME
+        names[self._hello_world_image().id] = HELLO_WORLD
+        found = self._store.images()
+        return [replace(image, tags=(*image.tags, names[image.id])) if image.id in names else image for image in found]
+
+    def _hello_world_image(self) -> Image:
+        return replace(hello_world_image(self._store), tags=(HELLO_WORLD,))
+
+    def _host_image(self) -> Image:
+        with self._lock:
+            if self._host is None:  # once an engine: what changes meanwhile is the next one's
+                self._host = replace(host.host_image(self._store, foreign=self._foreign), tags=(host.NAME,))
+            return self._host
+
+    def _rootfs(self, path: Path) -> Image:
+        """A root filesystem on disk: a directory is used as it stands, a tar is unpacked into the store once."""
+        path = Path(os.path.abspath(path.expanduser()))
+        if path.is_dir():
+            if self._foreign and path.stat().st_uid != os.getuid():
+                raise UsageError(
+                    f"rootfs:{path} belongs to another user, whose files are nobody's in a container without root",
+                    hint=f"pack it as root (tar -C {path} --numeric-owner -cf rootfs.tar .) and use rootfs:rootfs.tar",
+                )
+            return self._store.put(scratch_config(), (self._store.layer(str(path)),))
+        if not path.is_file():
+            raise ImageNotFound(f"rootfs:{path}: no such directory or tar", reference=f"{_ROOTFS}{path}")
+        with path.open("rb") as file:
+            if not unpack.is_archive(file):
+                raise UsageError(f"rootfs:{path} is neither a directory nor a tar archive")
+        info = path.stat()
+        state = f"{path} {info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
+        key = "rootfs-" + hashlib.sha256(os.fsencode(state)).hexdigest()
+        with self._store.lock(key):
+            record = self._store.step(key)
+            if record is None:
+                with self._store.scratch() as scratch:
+                    self._unpack(path, scratch)
+                    record = {"layer": self._store.adopt(scratch / "fs").id}
+                self._store.keep_step(key, record)
+        return self._store.put(scratch_config(), (self._store.layer(record["layer"]),))

@@ -1,0 +1,227 @@
+"""Build steps carried out in containers: the engine's side of ``build.steps.Workshop``.
+
+A step's container has its writable layer on the store's own disk, so that when the container is gone the layer is
+there, and becomes one of the store's by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_capsule._linux import capabilities, channel
+from pytest_capsule.build.folders import Status
+from pytest_capsule.build.steps import Command
+from pytest_capsule.errors import CommandNotFound
+from pytest_capsule.network import names
+from pytest_capsule.networks import host_resolv_conf
+from pytest_capsule.runtime.container import Container
+from pytest_capsule.runtime.logs import LogPump
+from pytest_capsule.runtime.process import DEVNULL, PIPE, STDOUT
+from pytest_capsule.runtime.spec import Overlay, RuntimeSpec, Volume
+from pytest_capsule.runtime.supervisor import Supervisor
+from pytest_capsule.store.image import Tree
+from pytest_capsule.store.rootfs import lower_directories
+from pytest_capsule.store.store import Store
+
+_UNPACKER = "pytest_capsule.archive.unpack"
+_NOBODY = 65534  # what the kernel shows for an id that is not mapped: overflowuid
+_HOSTNAME = "buildkitsandbox"  # what a RUN sees under BuildKit
+
+
+class ContainerWorkshop:
+    """Runs build steps in containers of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, store: Store, pump: LogPump) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._pump = pump
+
+    def run(self, tree: Tree, scratch: Path, command: Command, output: Callable[[str], None]) -> int:
+        """RUN, on the host's network unless told otherwise."""
+        volumes = []
+        for number, (path, text) in enumerate(command.scripts.items()):
+            script = scratch / f"script{number}"
+            script.write_bytes(text.encode("utf-8", "surrogateescape"))
+            script.chmod(0o755)
+            volumes.append(Volume(path, str(script), read_only=True))
+        isolated = command.network == "none"
+        spec = RuntimeSpec(
+            overlays=_overlays(tree, self._store.blank, scratch),
+            hostname=_HOSTNAME,
+            env=command.env,
+            user=command.user,
+            workdir=command.workdir,
+            files={
+                "/etc/hosts": names.hosts([names.HostEntry("127.0.0.1", (_HOSTNAME,))]),
+                "/etc/resolv.conf": names.resolv_conf(None if isolated else host_resolv_conf()),
+            },
+            volumes=tuple(volumes),
+            host_network=not isolated,
+            privileged=command.privileged,
+            capabilities=frozenset(capabilities.NAMES) if command.privileged else capabilities.DEFAULT,
+        )
+        with self._container(spec) as container:
+            try:
+                code = _stream(container, command.argv, output)
+            except CommandNotFound as error:
+                output(f"{error.message}\n")
+                code = error.exit_code
+        self._gather(tree, scratch)
+        return code
+
+    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> None:
+        """COPY and ADD."""
+        unpacks = any(source["unpack"] for source in message["sources"])
+        with self._container(self._bare(tree, scratch, modules=(_UNPACKER,) if unpacks else ())) as container:
+            container.place(message, roots)
+        self._gather(tree, scratch)
+
+    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
+        """WORKDIR."""
+        with self._container(self._bare(tree, scratch)) as container:
+            try:
+                container.make_directory(path, user=user)
+            except OSError as error:
+                if error.errno != errno.EINVAL or error.strerror != os.strerror(errno.EINVAL):
+                    raise
+                reason = f"cannot belong to {user}: the containers of this user have no such id (see /etc/subuid)"
+                raise OSError(errno.EINVAL, reason, path) from None
+        self._gather(tree, scratch)
+
+    @contextlib.contextmanager
+    def open_tree(self, tree: Tree) -> Iterator[TreeFolder]:
+        """The files of a tree, for COPY --from."""
+        spec = RuntimeSpec(
+            overlays=_overlays(tree, self._store.empty, None), bare=True, capabilities=capabilities.DEFAULT
+        )
+        with self._container(spec) as container:
+            kind = self._supervisor.ids.kind
+            yield TreeFolder(container, foreign=kind == "single" or (kind == "range" and bool(tree.host_directories)))
+
+    def _bare(self, tree: Tree, scratch: Path, modules: tuple[str, ...] = ()) -> RuntimeSpec:
+        return RuntimeSpec(
+            overlays=_overlays(tree, self._store.empty, scratch),
+            bare=True,
+            modules=modules,
+            capabilities=capabilities.DEFAULT,
+        )
+
+    def _container(self, spec: RuntimeSpec) -> Container:
+        return Container(self._supervisor, spec, id="build", name="build", pump=self._pump)
+
+    def _gather(self, tree: Tree, scratch: Path) -> None:
+        """Move what was written beneath each of the host's directories to its place in the one new layer."""
+        layer = scratch / "fs"
+        for number, directory in enumerate(tree.host_directories, 1):
+            written = scratch / f"fs{number}"
+            if not any(written.iterdir()):
+                continue
+            here = layer
+            for part in Path(directory).parent.parts[1:]:
+                here = here / part
+                if not here.exists():
+                    here.mkdir()
+                    here.chmod(_mode_below(tree, f"/{here.relative_to(layer)}"))
+            os.rename(written, f"{layer}{directory}")
+
+
+class TreeFolder:
+    """The files of a tree as its own root sees them, with the ids that count there: ``build.folders.Folder``.
+
+    ``foreign``: what belongs to nobody there is the host's, and is to be root's where it is copied to.
+    """
+
+    def __init__(self, container: Container, *, foreign: bool) -> None:
+        self._container = container
+        self._owners = {_NOBODY: 0} if foreign else {}
+
+    def entries(self, path: str) -> list[tuple[str, Status]]:
+        """What lies in a directory: name and ``lstat``, sorted by name."""
+        listed = channel.call(self._container.requests, {"op": "list", "path": f"/{path}"})[0]["entries"]
+        return [(entry["name"], self._status(entry)) for entry in listed]
+
+    def status(self, path: str) -> Status:
+        """``lstat``."""
+        message = {"op": "stat", "path": f"/{path}", "follow": False}
+        return self._status(channel.call(self._container.requests, message)[0]["stat"])
+
+    def target(self, path: str) -> str:
+        """Where a symlink points."""
+        target: str = channel.call(self._container.requests, {"op": "link", "path": f"/{path}"})[0]["target"]
+        return target
+
+    def open(self, path: str) -> int:
+        """A descriptor of a file, to be read."""
+        message = {"op": "open", "path": f"/{path}", "flags": os.O_RDONLY | os.O_NOFOLLOW, "mode": 0}
+        return channel.call(self._container.requests, message)[1][0]
+
+    def open_root(self) -> int:
+        """A descriptor (``O_PATH``) of the root directory."""
+        return self._container.open_root()
+
+    def _status(self, entry: dict[str, Any]) -> Status:
+        return Status(
+            st_mode=entry["mode"],
+            st_uid=self._owners.get(entry["uid"], entry["uid"]),
+            st_gid=self._owners.get(entry["gid"], entry["gid"]),
+            st_size=entry["size"],
+            st_mtime_ns=entry["mtime_ns"],
+            st_rdev=entry["rdev"],
+        )
+
+
+def _overlays(tree: Tree, bottom: Path, scratch: Path | None) -> tuple[Overlay, ...]:
+    found = []
+    for number, (target, lowers) in enumerate(lower_directories(tree, bottom).items()):
+        suffix = str(number or "")
+        if scratch is None:
+            found.append(Overlay(target, lowers))
+        else:
+            found.append(Overlay(target, lowers, str(scratch / f"fs{suffix}"), str(scratch / f"work{suffix}")))
+    return tuple(found)
+
+
+def _mode_below(tree: Tree, path: str) -> int:
+    """The mode of a directory as the layers show it: a new one above them must not change it."""
+    for layer in reversed(tree.layers):
+        with contextlib.suppress(OSError):
+            return stat.S_IMODE(os.lstat(layer.path + path).st_mode)
+    return 0o755
+
+
+def _stream(container: Container, argv: Sequence[str], output: Callable[[str], None]) -> int:
+    """Run a command and hand its output over as it comes, both streams in one, until the command has ended."""
+    process = container.popen(argv, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=False)
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+    os.set_blocking(pipe, False)
+    with selectors.PollSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        selector.register(process, selectors.EVENT_READ)
+        while process.poll() is None:
+            for key, _ in selector.select():
+                if key.fd == pipe and not _pass_on(pipe, output):
+                    selector.unregister(pipe)
+    _pass_on(pipe, output)
+    code = process.exit_code
+    process.close()
+    assert code is not None
+    return code
+
+
+def _pass_on(pipe: int, output: Callable[[str], None]) -> bool:
+    while True:
+        try:
+            data = os.read(pipe, 1 << 16)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        output(data.decode("utf-8", "replace"))

@@ -1,0 +1,175 @@
+"""What goes wrong, and what is said about it: one error with the place, the reason, and what to do."""
+
+import os
+import subprocess
+
+import pytest
+
+from pytest_capsule import Engine
+from pytest_capsule.errors import BuildError, CapsuleError, DockerfileError, StoreError, UsageError
+
+
+def test_a_failed_run_gives_the_last_good_image(project):
+    with pytest.raises(BuildError) as caught:
+        project.build(
+            "FROM capsule/host\nENV KEPT=yes\nRUN echo good > /good\n\n"
+            "RUN echo first; \\\n  echo second >&2; rm /good; exit 3\nRUN never\n"
+        )
+    error = caught.value
+    assert (error.line, error.exit_code) == (5, 3)
+    assert error.path.endswith("Dockerfile")
+    assert error.step.startswith("RUN echo first;")
+    assert error.output == "first\nsecond\n"
+    assert f"{error.path}:5" in str(error)
+    assert "  | first\n  | second" in str(error)
+    assert f"capsule run -it --rm {error.image} /bin/sh" in error.hint
+    assert project.kinds() == ["done", "failed"]
+    with project.engine.run(error.image, command=["sh", "-c", "cat /good; echo $KEPT"]) as container:
+        assert container.wait(timeout=30) == 0
+        assert container.logs() == "good\nyes\n"
+
+
+def test_a_failure_is_not_cached(project):
+    project.write("Dockerfile", "FROM capsule/host\nRUN echo try; false\n")
+    for _ in range(2):
+        with pytest.raises(BuildError):
+            project.build()
+        assert project.output() == "try\n"
+
+
+def test_a_signal_is_told_as_the_shell_tells_it(project):
+    with pytest.raises(BuildError) as caught:
+        project.build("FROM capsule/host\nRUN kill -KILL $$\n")
+    assert caught.value.exit_code == 137
+
+
+@pytest.mark.parametrize("base", ["capsule/host", "hello-world", "scratch"])
+def test_a_command_that_the_image_does_not_have(project, base):
+    with pytest.raises(BuildError, match="exit code 127") as caught:
+        project.build(f'FROM {base}\nRUN ["no-such-program"]\n')
+    assert caught.value.exit_code == 127
+    assert "no-such-program" in caught.value.output
+
+
+def test_a_program_that_cannot_be_executed(project):
+    project.write("data", "no program\n")
+    with pytest.raises(BuildError) as caught:
+        project.build('FROM capsule/host\nCOPY data /data\nRUN ["/data"]\n')
+    assert caught.value.exit_code == 126
+
+
+@pytest.mark.parametrize(
+    ("copy", "reason", "hint"),
+    [
+        ("COPY missing /", "missing: not found in the build context", None),
+        ("COPY dir/missing /", "dir/missing: not found in the build context", None),
+        ("COPY there/below /", "there/below: not found in the build context", None),
+        ("COPY ../outside /", "../outside: not found in the build context", "cannot reach outside"),
+        ("COPY /etc/passwd /", "/etc/passwd: not found in the build context", "starts in the build context"),
+        ("COPY ignored /", "ignored: excluded by .dockerignore", "change .dockerignore"),
+        ("ADD missing.tar /", "missing.tar: not found in the build context", None),
+        ("COPY --from=capsule/host /missing /", "/missing: not found in capsule/host", None),
+        ("COPY --from=no-such-image:1 /a /", "no image 'no-such-image:1'", "build it with a tag"),
+        ("COPY [x /", "is never closed", None),
+        ("COPY there dir /file", "more than one source", "write /file/"),
+    ],
+)
+def test_a_source_that_cannot_be_had(project, tmp_path, copy, reason, hint):
+    (tmp_path / "outside").write_text("secret")
+    project.write("there", "t")
+    project.write("dir/file", "f")
+    project.write("ignored", "i")
+    project.write(".dockerignore", "ignored\n")
+    with pytest.raises(DockerfileError) as caught:
+        project.build(f"FROM scratch\n\n{copy}\n")
+    assert reason in str(caught.value)
+    assert caught.value.line == 3
+    assert (hint or "None") in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("FROM scratch\nCOPPY a /\n", 2, "COPPY"),
+        ("RUN true\n", 1, "no build stage"),
+        ("", 1, "no instructions"),
+        ("FROM scratch\nENV\n", 2, "at least one argument"),
+        ("FROM scratch\nCMD [\n\nEXPOSE x\n", 4, "x"),
+        ("FROM no-such-image\n", 1, "no image 'no-such-image'"),
+        ("FROM Not A Name\n", 1, ""),
+        ("FROM scratch\nRUN --mount=type=cache,target=/x true\n", 2, "--mount is not supported yet"),
+        ("FROM scratch\nCOPY --parents a /\n", 2, "--parents is not supported yet"),
+        ("FROM rootfs:/no/such/folder\n", 1, "no such directory or tar"),
+    ],
+)
+def test_a_dockerfile_that_is_wrong(project, text, line, reason):
+    with pytest.raises(DockerfileError) as caught:
+        project.build(text)
+    assert caught.value.line == line
+    assert reason in str(caught.value)
+    assert "Dockerfile" in str(caught.value)
+
+
+def test_a_base_that_comes_later_is_hinted_at(project):
+    with pytest.raises(DockerfileError, match="FROM takes an earlier one") as caught:
+        project.build("FROM b AS a\nFROM scratch AS b\nFROM a\n")
+    assert caught.value.line == 1
+
+
+def test_missing_folders_and_files(project, tmp_path):
+    with pytest.raises(UsageError, match=r"no such Dockerfile: .*project/Dockerfile"):
+        project.build()
+    with pytest.raises(UsageError, match="no such folder"):
+        project.engine.build(tmp_path / "missing")
+    with pytest.raises(UsageError, match="Other"):
+        project.engine.build(project.root, dockerfile="Other")
+
+
+def test_a_bad_line_of_dockerignore_is_named(project):
+    project.write(".dockerignore", "fine\n[\n")
+    with pytest.raises(DockerfileError, match=r"\.dockerignore:2"):
+        project.build("FROM scratch\nCOPY . /\n")
+
+
+def test_a_cache_folder_that_cannot_be_used(tmp_path, identity):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="cannot be used") as caught:
+        Engine(cache_dir=tmp_path / "file")
+    assert "--capsule-cache-dir" in caught.value.hint
+    if identity != "root":
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(StoreError, match="Permission denied"):
+            Engine(cache_dir=tmp_path / "locked")
+
+
+@pytest.mark.identities("root")
+def test_a_full_disk_fails_the_step_and_breaks_nothing(project, tmp_path):
+    """On a small filesystem: a RUN sees it in its own error; a COPY and all else say what could not be written."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
+    try:
+        with Engine(cache_dir=disk / "cache") as engine:
+            project.engine = engine
+            project.write("big", os.urandom(12 << 20))
+            with pytest.raises(BuildError, match="No space left on device") as caught:
+                project.build("FROM capsule/host\nRUN echo fits > /small\nRUN head -c 12M /dev/urandom > /big\n")
+            assert caught.value.exit_code == 1
+            with pytest.raises(BuildError, match="No space left on device: big") as caught:
+                project.build("FROM capsule/host\nRUN echo fits > /small\nCOPY big /big\n")
+            assert caught.value.exit_code is None
+            with project.engine.run(caught.value.image, command=["cat", "/small"]) as container:
+                assert container.wait(timeout=30) == 0
+                assert container.logs() == "fits\n"
+            image = project.build("FROM capsule/host\nRUN echo fits > /small\nRUN echo again > /small\n")
+            assert project.kinds() == ["cached", "done"]
+            assert len(list(disk.glob("cache/*/layers/*"))) == len(image.layers)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_engine_that_is_closed(tmp_path):
+    engine = Engine(cache_dir=tmp_path / "cache")
+    engine.close()
+    with pytest.raises(CapsuleError, match="closed"):
+        engine.build(tmp_path)

@@ -1,0 +1,161 @@
+"""FROM in all its forms, stages, and which arguments are seen where."""
+
+import io
+import os
+import tarfile
+
+import pytest
+
+from pytest_capsule.errors import DockerfileError
+
+
+@pytest.fixture
+def root_tar(tmp_path):
+    path = tmp_path / "root.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("./etc/issue")
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"issue"))
+    return path
+
+
+def test_from_a_folder_and_from_a_tar(project, tmp_path, root_tar):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/marker").write_text("here")
+    for base, path, content in ((tmp_path / "root", "/marker", "here"), (root_tar, "/etc/issue", "issue")):
+        with project.files(project.build(f"FROM rootfs:{base}\nENV X=1\n")) as container:
+            assert container.read_text(path) == content
+    assert sorted(os.listdir(tmp_path / "root")) == ["marker"], "the folder is not written to"
+
+
+def test_from_a_tagged_image_by_its_forms(project):
+    first = project.build("FROM scratch\nENV V=1\n", tag="forms:one")
+    project.build("FROM scratch\nENV V=2\n", tag="forms")
+    for reference, value in (
+        ("forms:one", "1"),
+        ("forms", "2"),
+        ("docker.io/library/forms:one", "1"),
+        (first.short_id, "1"),
+    ):
+        assert project.build(f"FROM {reference}\nLABEL a=b\n").config.config.env_dict()["V"] == value
+
+
+def test_hello_world_can_be_built_upon(project):
+    image = project.build("FROM hello-world\nENV X=1\n")
+    with project.engine.run(image) as container:
+        assert container.wait(timeout=30) == 0
+        assert "Hello from" in container.logs()
+
+
+def test_from_alone_gives_the_base(project):
+    image = project.build("FROM scratch\n")
+    assert (image.layers, image.config.history) == ((), ())
+
+
+def test_arguments_before_from_name_the_base(project):
+    project.build("FROM scratch\nENV V=named\n", tag="by-argument:3")
+    text = "ARG NAME=by-argument\nARG TAG=2\nFROM ${NAME}:${TAG}\nARG TAG\nARG NAME=inner\nENV SEEN=$TAG-$NAME\n"
+    with pytest.raises(DockerfileError, match="by-argument:2") as caught:
+        project.build(text)
+    assert caught.value.line == 3
+    image = project.build(text, build_args={"TAG": "3"})
+    assert image.config.config.env_dict()["SEEN"] == "3-inner"
+
+
+def test_an_argument_ends_with_its_stage_and_goes_on_in_its_children(project):
+    image = project.build(
+        "ARG GLOBAL=g\n"
+        "FROM scratch AS first\nARG A=one\nENV FIRST=$A$GLOBAL\n"
+        "FROM first AS child\nENV CHILD=$A\n"
+        "FROM scratch AS other\nENV OTHER=x$A\n"
+        "FROM child\nCOPY --from=other / /\n"
+    )
+    env = image.config.config.env_dict()
+    assert (env["FIRST"], env["CHILD"]) == ("one", "one")
+    other = project.build(target="other").config.config.env_dict()
+    assert other["OTHER"] == "x"
+
+
+def test_of_env_and_arg_the_later_wins_for_a_run(project):
+    image = project.build("FROM capsule/host\nENV X=env\nARG X=arg\nRUN echo $X\nARG Y=arg\nENV Y=env\nRUN echo $Y\n")
+    assert project.output() == "arg\nenv\n"
+    assert image.config.config.env_dict()["X"] == "env", "an argument is never in the image"
+
+
+def test_platform_arguments(project):
+    image = project.build(
+        "FROM scratch\nARG TARGETOS\nARG TARGETARCH\nARG BUILDPLATFORM\n"
+        "LABEL o=$TARGETOS a=$TARGETARCH p=$BUILDPLATFORM\n"
+    )
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    assert image.config.config.labels == {"o": "linux", "a": machine, "p": f"linux/{machine}"}
+
+
+def test_only_the_stages_that_the_target_needs_are_built(project):
+    text = (
+        "FROM capsule/host AS broken\nRUN exit 1\n"
+        "FROM scratch AS wanted\nLABEL is=wanted\n"
+        "FROM scratch AS last\nCOPY --from=wanted / /\nLABEL is=last\n"
+    )
+    assert project.build(text).config.config.labels == {"is": "last"}
+    assert project.build(target="WANTED").config.config.labels == {"is": "wanted"}
+    assert [event.name for event in project.events if event.step] == ["[wanted 1/1] FROM scratch AS wanted"]
+    with pytest.raises(DockerfileError, match="could not be found"):
+        project.build(target="missing")
+
+
+def test_steps_are_named_as_in_buildkits_progress(project):
+    project.build("FROM scratch AS one\nWORKDIR /a\nFROM one\n" + "".join(f"WORKDIR /{n}\n" for n in range(9)))
+    names = [event.name for event in project.events if event.kind in ("cached", "start")]
+    assert names[:4] == [
+        "[one 1/2] FROM scratch AS one",
+        "[one 2/2] WORKDIR /a",
+        "[stage-1  1/10] FROM one",
+        "[stage-1  2/10] WORKDIR /0",
+    ]
+    assert names[-1] == "[stage-1 10/10] WORKDIR /8"
+
+
+def test_a_stage_can_be_taken_from_before_it_is_there_only_by_mistake(project):
+    with pytest.raises(DockerfileError, match="not built before") as caught:
+        project.build("FROM scratch AS a\nCOPY --from=b / /\nFROM scratch AS b\nFROM a\n")
+    assert caught.value.line == 2
+    with pytest.raises(DockerfileError, match="not built before"):
+        project.build("FROM scratch AS a\nCOPY --from=a / /\n")
+    with pytest.raises(DockerfileError, match="invalid stage index 7"):
+        project.build("FROM scratch\nCOPY --from=7 / /\n")
+
+
+def test_onbuild_cannot_take_from_the_stage_that_it_wakes_in(project):
+    project.build("FROM scratch\nONBUILD COPY --from=me / /\n", tag="takes-from-me")
+    with pytest.raises(DockerfileError, match="not built before"):
+        project.build("FROM takes-from-me AS me\n")
+
+
+def test_another_dockerfile_and_its_ignore_file(project):
+    project.write("docker/Other.Dockerfile", "FROM scratch\nCOPY . /\n")
+    project.write("docker/Other.Dockerfile.dockerignore", "*\n!kept\n")
+    project.write(".dockerignore", "kept\n")
+    project.write("kept", "k")
+    project.write("left", "l")
+    (layer,) = project.engine.build(project.root, dockerfile="docker/Other.Dockerfile").layers
+    assert sorted(os.listdir(layer.path)) == ["kept"]
+
+
+def test_dockerignore(project, names_in):
+    for name in ("a.log", "b.txt", "keep.log", "dir/c.log", "dir/d.txt", "out/x", "out/deep/kept"):
+        project.write(name, name)
+    project.write(".dockerignore", "# comment\n**/*.log\n!keep.log\nout\n!out/deep/kept\nDockerfile\n.dockerignore\n")
+    (layer,) = project.build("FROM scratch\nCOPY . /\n").layers
+    assert names_in(layer) == ["b.txt", "dir", "dir/d.txt", "keep.log", "out", "out/deep", "out/deep/kept"]
+
+
+def test_the_dockerfile_is_found_beside_the_context_or_by_its_path(project, tmp_path, monkeypatch):
+    outside = tmp_path / "elsewhere.Dockerfile"
+    outside.write_text("FROM scratch\nLABEL from=outside\n")
+    assert project.engine.build(project.root, dockerfile=outside).config.config.labels == {"from": "outside"}
+    monkeypatch.chdir(tmp_path)
+    assert (
+        project.engine.build(project.root, dockerfile="elsewhere.Dockerfile").config.config.labels["from"] == "outside"
+    )
+    assert project.engine.build(outside).config.config.labels["from"] == "outside", "a file is its folder's Dockerfile"

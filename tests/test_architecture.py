@@ -1,0 +1,155 @@
+"""The floors of the house: a module imports only from floors below its own (see ``docs/architecture.md``)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_capsule
+
+PACKAGE = Path(pytest_capsule.__file__).parent
+
+FLOORS = {
+    "errors": set(),
+    "_linux": {"errors"},
+    "archive": {"errors", "_linux"},
+    "oci": {"errors"},
+    "dockerfile": {"errors"},
+    "network": {"errors", "_linux"},
+    "store": {"errors", "_linux", "archive", "oci"},
+    "runtime": {"errors", "_linux", "archive", "oci", "network"},
+    "build": {"errors", "archive", "dockerfile", "oci", "store"},
+    "spec": {"errors"},
+    "wait": {"errors"},
+    "networks": {"errors", "_linux", "network", "runtime"},
+    "images": {"errors", "archive", "oci", "store"},
+    "workshop": {"errors", "_linux", "build", "network", "networks", "runtime", "store"},
+    "progress": {"errors", "build"},
+}
+BELOW_ENGINE = set(FLOORS)
+FLOORS |= {
+    "engine": BELOW_ENGINE | {"check"},
+    "check": BELOW_ENGINE | {"engine"},
+    "marks": {"errors", "spec"},
+    "hookspecs": {"__init__"},
+    "session": BELOW_ENGINE | {"engine", "marks"},
+    "fixtures": {"errors", "engine", "marks", "session", "runtime", "spec"},
+    "factories": {"errors", "marks", "networks", "runtime", "session", "spec", "store"},
+    "plugin": {"errors", "check", "engine", "fixtures", "hookspecs", "progress", "runtime", "session"},
+    "cli": BELOW_ENGINE | {"engine", "check", "__init__"},
+    "__main__": {"cli"},
+    "__init__": BELOW_ENGINE | {"engine", "factories"},
+}
+
+
+def floor_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """The modules of ours that an import names, wherever in the tree."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = (PACKAGE.parent / inner.replace(".", "/")).with_suffix(".py").exists()
+                is_package = (PACKAGE.parent / inner.replace(".", "/") / "__init__.py").exists()
+                found.add(inner if is_module or is_package else node.module)
+    return {name for name in found if name.split(".")[0] == "pytest_capsule"}
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_only_from_below(path):
+    own = floor_of(name_of(path))
+    assert own in FLOORS, f"{path.name} is on no floor: give it one in FLOORS"
+    foreign = {name for name in imports_of(ast.parse(path.read_bytes())) if floor_of(name) not in FLOORS[own] | {own}}
+    assert not foreign, f"{name_of(path)} reaches up or aside to {sorted(foreign)}"
+
+
+def test_no_cycle_of_imports_at_run_time():
+    """What runs at import time has no cycle; a name that is only for type checkers does not count."""
+
+    def at_import_time(path):
+        tree = ast.parse(path.read_bytes())
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                node.body = [ast.Pass()]
+        return tree
+
+    graph = {name_of(path): imports_of(at_import_time(path)) for path in MODULES}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        path.append(name)
+        for other in graph.get(name, set()) - {"pytest_capsule"}:
+            visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_package_never_imports_pytest():
+    loaded = loaded_by(
+        "import pytest_capsule; pytest_capsule.Engine, pytest_capsule.wait, pytest_capsule.container_fixture"
+    )
+    assert "pytest_capsule.engine" in loaded
+    assert "pytest" not in loaded
+
+
+def test_the_plugin_imports_nothing_of_the_engine():
+    """A run without containers pays for none of it."""
+    loaded = loaded_by("import pytest_capsule.plugin")
+    ours = {name for name in loaded if name.startswith("pytest_capsule")}
+    assert ours == {
+        "pytest_capsule",
+        "pytest_capsule.fixtures",
+        "pytest_capsule.hookspecs",
+        "pytest_capsule.plugin",
+    }
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_it_imports_where_containers_cannot_run(system):
+    code = f"""
+import builtins, sys
+sys.platform = {system!r}
+real = builtins.__import__
+def refuse(name, *args, **kwargs):
+    if name.split(".")[0] in ("fcntl", "pwd", "grp", "termios", "resource"):
+        raise ImportError(name)
+    return real(name, *args, **kwargs)
+builtins.__import__ = refuse
+import pytest_capsule, pytest_capsule.errors, pytest_capsule.spec, pytest_capsule.wait
+pytest_capsule.ContainerSpec.of("hello-world", wait=pytest_capsule.wait.port(80))
+try:
+    pytest_capsule.Engine
+except pytest_capsule.UnsupportedHost as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.startswith(f"containers need Linux, and this is {system}")

@@ -1,0 +1,175 @@
+"""What a host can do: on this one, and on hosts that lack something, which namespaces with limits of their own play."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pytest_capsule import Engine
+
+NEEDED = [
+    "user namespace",
+    *(f"{name} namespace" for name in ("mount", "PID", "network", "IPC", "UTS", "cgroup")),
+    "overlay in memory",
+    "overlay on the cache",
+    "devices",
+    "proc",
+    "sysfs",
+    "devpts",
+    "mqueue",
+    "container network",
+    "hello-world",
+]
+CAPSULE = (sys.executable, "-m", "pytest_capsule")
+
+# An ordinary user of a host on which there may be no namespaces of a kind. The limit is one of this user namespace
+# (namespaces(7), /proc/sys/user), and the exec drops the capabilities that it was set with.
+ON_POOR_HOST = """
+import ctypes, os, sys
+limit, uid, *words = sys.argv[1:]
+ids = [("uid_map", f"{uid} {os.getuid()} 1"), ("gid_map", f"{uid} {os.getgid()} 1")]
+if ctypes.CDLL(None, use_errno=True).unshare(0x10000000):
+    raise OSError(ctypes.get_errno(), "unshare")
+for name, text in [("setgroups", "deny"), *ids]:
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+with open(f"/proc/sys/user/{limit}", "w") as file:
+    file.write("0")
+os.execv(words[0], words)
+"""
+NOBODY = 4242  # who has no line in /etc/subuid
+
+
+def on_poor_host(limit, *words, uid=NOBODY, **options):
+    command = [sys.executable, "-c", ON_POOR_HOST, limit, str(uid), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_this_host_works(cache, identity):
+    with Engine(cache) as engine:
+        report = engine.check()
+        left = list((engine.cache_dir / "tmp").iterdir())
+    assert report.works, report.table()
+    assert [ability.name for ability in report.abilities if ability.needed] == NEEDED
+    assert identity in report.identity
+    assert len(left) == 2  # the engine's own folder and its lock
+
+
+def test_the_report_of_the_command_line(cache, identity):
+    done = subprocess.run([*CAPSULE, "--cache-dir", str(cache), "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("\nContainers work on this host.\n")
+    rows = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  yes ")]
+    assert {"hello-world            Hello from capsule!", "mqueue"} <= {row[1] for row in rows}
+    if identity == "single":
+        assert "no   users" in done.stdout
+        assert "-> " in done.stdout
+        assert "usermod --add-subuids" in done.stdout
+
+
+def test_the_report_as_json(cache):
+    done = subprocess.run(
+        [*CAPSULE, "--cache-dir", str(cache), "check", "--json"], capture_output=True, text=True, check=True
+    )
+    report = json.loads(done.stdout)
+    assert report["works"] is True
+    found = {ability["name"]: ability for ability in report["abilities"]}
+    assert found["hello-world"] == {
+        "name": "hello-world",
+        "works": True,
+        "detail": "Hello from capsule!",
+        "syscall": "",
+        "errno": 0,
+        "mend": "",
+        "needed": True,
+    }
+
+
+@pytest.mark.parametrize("uid", [NOBODY, os.getuid() or 1000], ids=["nobody", "own id"])
+def test_a_host_without_user_namespaces(cache, uid):
+    check = [*CAPSULE, "--cache-dir", str(cache), "check"]
+    done = on_poor_host("max_user_namespaces", *check, uid=uid)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "NO   user namespace" in done.stdout
+    assert "unshare CLONE_NEWUSER: No space left on device (ENOSPC)" in done.stdout
+    assert "-> as root: sysctl -w user.max_user_namespaces=15000" in done.stdout
+    assert done.stdout.endswith("\nContainers do not work on this host. It lacks: user namespace.\n")
+
+    (refused,) = [
+        ability
+        for ability in json.loads(on_poor_host("max_user_namespaces", *check, "--json", uid=uid).stdout)["abilities"]
+        if ability["needed"]
+    ]
+    assert refused["syscall"] == "unshare CLONE_NEWUSER"
+    assert refused["errno"] == errno.ENOSPC
+    assert not refused["works"]
+
+
+@pytest.mark.parametrize("uid", [NOBODY, os.getuid() or 1000], ids=["nobody", "own id"])
+def test_running_there_is_one_clear_error(cache, uid):
+    run = [*CAPSULE, "--cache-dir", str(cache), "run", "hello-world"]
+    done = on_poor_host("max_user_namespaces", *run, uid=uid)
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert done.stderr == (
+        "capsule: this host lets no ordinary user make a user namespace, which containers need without root"
+        " (unshare CLONE_NEWUSER: No space left on device)\n"
+        "  hint: as root: sysctl -w user.max_user_namespaces=15000\n"
+    )
+
+
+def test_the_engine_says_it_with_fields_and_can_be_closed(cache):
+    program = f"""
+from pytest_capsule import Engine, UnsupportedHost
+with Engine({str(cache)!r}) as engine:
+    try:
+        engine.run("hello-world")
+    except UnsupportedHost as error:
+        print(error.syscall, error.errno, error.hint, sep="; ")
+"""
+    done = on_poor_host("max_user_namespaces", sys.executable, "-c", program)
+    assert done.stderr == ""
+    assert done.stdout == (
+        f"unshare CLONE_NEWUSER; {errno.ENOSPC}; as root: sysctl -w user.max_user_namespaces=15000\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "name", "call"),
+    [
+        ("max_net_namespaces", "network namespace", "clone CLONE_NEWNET"),
+        ("max_pid_namespaces", "PID namespace", "clone CLONE_NEWPID"),
+        ("max_ipc_namespaces", "IPC namespace", "clone CLONE_NEWIPC"),
+        ("max_uts_namespaces", "UTS namespace", "clone CLONE_NEWUTS"),
+        ("max_cgroup_namespaces", "cgroup namespace", "clone CLONE_NEWCGROUP"),
+    ],
+)
+def test_a_host_without_one_of_the_other_namespaces(cache, limit, name, call):
+    done = on_poor_host(limit, *CAPSULE, "--cache-dir", str(cache), "check", "--json")
+    assert done.returncode == 1
+    abilities = {ability["name"]: ability for ability in json.loads(done.stdout)["abilities"]}
+    assert (abilities[name]["syscall"], abilities[name]["errno"]) == (call, errno.ENOSPC)
+    assert abilities[name]["mend"] == f"as root: sysctl -w user.{limit}=15000"
+    assert not abilities["hello-world"]["works"]
+    assert abilities["user namespace"]["works"]
+
+    done = on_poor_host(limit, *CAPSULE, "--cache-dir", str(cache), "run", "hello-world")
+    assert done.returncode == 125
+    assert call.removeprefix("clone ") in done.stderr
+    assert "hint: capsule check tells what is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_host_without_mount_namespaces(cache):
+    done = on_poor_host("max_mnt_namespaces", *CAPSULE, "--cache-dir", str(cache), "run", "hello-world")
+    assert done.returncode == 125
+    assert "unshare CLONE_NEWNS: No space left on device" in done.stderr
