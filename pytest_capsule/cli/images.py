@@ -1,0 +1,256 @@
+"""``capsule images``, ``history``, ``tag``, ``rmi`` and ``inspect``: what is in the store."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pytest_capsule.cli.table import age, moment, size, table
+from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
+from pytest_capsule.oci.reference import Reference
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_capsule.cli.invocation import Invocation
+    from pytest_capsule.cli.parser import Commands
+    from pytest_capsule.engine import Engine
+    from pytest_capsule.oci.config import History
+    from pytest_capsule.store.image import Image
+
+_NONE = "<none>"
+_MISSING = "<missing>"
+_SHOWN_COMMAND = 45  # docker/cli, formatter/history.go
+
+
+def add_commands(commands: Commands) -> None:
+    """Tell the parser of them."""
+    parser = commands.add("images", images, "list the images of the store")
+    parser.add_argument("repository", nargs="?", metavar="REPOSITORY[:TAG]", help="only images of that name")
+    _add_listing_options(parser)
+
+    parser = commands.add("history", history, "list the steps that an image was made in")
+    parser.add_argument("image", metavar="IMAGE")
+    _add_listing_options(parser)
+    parser.add_argument(
+        "-H",
+        "--human",
+        nargs="?",
+        type=_flag,
+        const=True,
+        default=True,
+        metavar="true|false",
+        help="sizes and times for people (default: true)",
+    )
+
+    parser = commands.add("tag", tag, "give an image one more name")
+    parser.add_argument("image", metavar="IMAGE[:TAG]")
+    parser.add_argument("target", metavar="NAME[:TAG]")
+
+    parser = commands.add("rmi", rmi, "remove images, or names of images")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("-f", "--force", action="store_true", help="remove an image with all of its names")
+
+    parser = commands.add("inspect", inspect, "print all that is known of images, as JSON")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+
+
+def _add_listing_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="only print image ids")
+    parser.add_argument("--no-trunc", action="store_true", help="print everything in full")
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower().removeprefix("=")]
+
+
+# -- images -------------------------------------------------------------------------------------------------------
+
+
+def images(call: Invocation) -> int:
+    """The images of the store, one line a name."""
+    options = call.options
+    with call.engine() as engine:
+        found = engine.images()
+    named = [(*_repository_and_tag(name), image) for image in found for name in image.tags or ("",)]
+    if options.repository:
+        named = [
+            (repository, tag, image)
+            for repository, tag, image in named
+            if _matches(options.repository, repository, tag)
+        ]
+    if options.quiet:
+        for image_id in dict.fromkeys(_id(image, options) for _, _, image in named):
+            print(image_id)
+        return 0
+    now = datetime.datetime.now(datetime.timezone.utc)
+    rows = [
+        (repository, tag, _id(image, options), age(image.config.created, now), size(image.size))
+        for repository, tag, image in named
+    ]
+    print(table(("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"), rows))
+    return 0
+
+
+def _repository_and_tag(name: str) -> tuple[str, str]:
+    if not name:
+        return _NONE, _NONE
+    reference = Reference.parse(name)
+    return reference.familiar_name, reference.tag or _NONE
+
+
+def _matches(wanted: str, repository: str, tag: str) -> bool:
+    reference = Reference.parse(wanted)
+    any_tag = ":" not in wanted.rpartition("/")[2]
+    return repository == reference.familiar_name and (any_tag or tag == reference.tag)
+
+
+def _id(image: Image, options: argparse.Namespace) -> str:
+    return image.id if options.no_trunc else image.short_id
+
+
+# -- history ------------------------------------------------------------------------------------------------------
+
+
+def history(call: Invocation) -> int:
+    """The steps of an image, the last first."""
+    options = call.options
+    with call.engine() as engine:
+        image = engine.image(options.image)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    rows = []
+    for number, (entry, bytes_added) in enumerate(_sized(image)):
+        image_id = _id(image, options) if number == 0 else _MISSING
+        created_by = " ".join(entry.created_by.split())
+        if not options.no_trunc and len(created_by) > _SHOWN_COMMAND:
+            created_by = created_by[: _SHOWN_COMMAND - 1] + "…"
+        if options.human:
+            when, how_much = age(entry.created, now), size(bytes_added)
+        else:
+            made = moment(entry.created)
+            when, how_much = made.isoformat() if made else "N/A", str(bytes_added)
+        rows.append((image_id, when, created_by, how_much, entry.comment))
+    if options.quiet:
+        for row in rows:
+            print(row[0])
+        return 0
+    print(table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), rows))
+    return 0
+
+
+def _sized(image: Image) -> list[tuple[History, int]]:
+    """Each step, the last first, with the bytes of its layer: the layers belong to the steps that made one, in order.
+
+    An image that was unpacked from a root filesystem has a layer at its bottom that no step made.
+    """
+    sizes = [layer.size for layer in image.layers]
+    return [(entry, 0 if entry.empty_layer or not sizes else sizes.pop()) for entry in reversed(image.config.history)]
+
+
+# -- names --------------------------------------------------------------------------------------------------------
+
+
+def tag(call: Invocation) -> int:
+    """One more name for an image."""
+    with call.engine() as engine:
+        engine.tag(call.options.image, call.options.target)
+    return 0
+
+
+def rmi(call: Invocation) -> int:
+    """Remove names, and images with their last name; goes on after one that is not there, as Docker does."""
+    failed = 0
+    with call.engine() as engine:
+        for reference in call.options.images:
+            try:
+                _remove(engine, reference, force=call.options.force)
+            except CapsuleError as error:
+                print(f"capsule: {error}", file=sys.stderr)
+                failed = 1
+    return failed
+
+
+def _remove(engine: Engine, reference: str, *, force: bool) -> None:
+    image = _stored(engine, reference)
+    names = _names(image)
+    if len(names) > 1 and _familiar(reference) in names:
+        engine.remove(reference)
+        print(f"Untagged: {_familiar(reference)}")
+        return
+    if len(names) > 1 and not force:
+        raise UsageError(
+            f"{reference} has several names: {', '.join(names)}", hint="remove them by name, or all with rmi -f"
+        )
+    engine.remove(image)
+    for name in names:
+        print(f"Untagged: {name}")
+    print(f"Deleted: {image.id}")
+
+
+def _stored(engine: Engine, reference: str) -> Image:
+    """The image, which must be in the store already: what is built in is not made only to be removed."""
+    for image in engine.images():
+        if _familiar(reference) in _names(image):
+            return image
+    if reference.startswith("rootfs:"):
+        raise ImageNotFound(f"{reference} is no image of the store", reference=reference)
+    return engine.image(reference)
+
+
+def _names(image: Image) -> list[str]:
+    """All names of an image, each with its tag."""
+    return [_familiar(name) for name in image.tags]
+
+
+def _familiar(reference: str) -> str:
+    """How the store writes that name; a text that is none stays as it is."""
+    try:
+        return Reference.parse(reference).familiar
+    except CapsuleError:
+        return reference
+
+
+# -- inspect ------------------------------------------------------------------------------------------------------
+
+
+def inspect(call: Invocation) -> int:
+    """Everything about images; what is found is printed even if another is not, as Docker does."""
+    found, failed = [], 0
+    with call.engine() as engine:
+        for reference in call.options.images:
+            try:
+                found.append(_described(engine.image(reference)))
+            except CapsuleError as error:
+                print(f"capsule: {error}", file=sys.stderr)
+                failed = 1
+    print(json.dumps(found, indent=4, ensure_ascii=False))
+    return failed
+
+
+def _described(image: Image) -> dict[str, Any]:
+    """``docker image inspect``'s fields, those that mean something here: a digest of a layer's tar is not known yet."""
+    config = image.config
+    return {
+        "Id": image.id,
+        "RepoTags": _names(image),
+        "RepoDigests": [],
+        "Parent": "",
+        "Comment": config.history[-1].comment if config.history else "",
+        "Created": config.created,
+        "Author": config.author,
+        "Config": config.config.write(),
+        "Architecture": config.architecture,
+        **({"Variant": config.variant} if config.variant else {}),
+        "Os": config.os,
+        "Size": image.size,
+        "GraphDriver": {
+            "Name": "overlay",
+            "Data": {
+                "LowerDirs": [layer.path for layer in reversed(image.layers)],
+                "HostDirectories": list(image.host_directories),
+            },
+        },
+        "RootFS": {"Type": "layers", "Layers": [str(digest) for digest in config.diff_ids]},
+    }

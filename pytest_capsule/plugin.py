@@ -1,0 +1,114 @@
+"""The pytest plugin: options, the marker, the fixtures, and what a failing test's report says of its containers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_capsule import hookspecs
+from pytest_capsule.fixtures import _capsule_session, capsule, container, container_spec, containers
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from pytest_capsule.runtime.container import Container
+
+__all__ = ["_capsule_session", "capsule", "container", "container_spec", "containers"]
+
+_LINES = 50
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ours."""
+    group = parser.getgroup("capsule", "containers (pytest-capsule)")
+    group.addoption("--capsule-no-cache", action="store_true", help="build every layer anew")
+    group.addoption("--capsule-cache-dir", metavar="DIR", help="where images and layers are kept")
+    group.addoption(
+        "--capsule-check", action="store_true", help="print what this host can and cannot do, run hello-world, exit"
+    )
+    parser.addini("capsule_cache_dir", "where images and layers are kept, relative to this file", default="")
+    parser.addini(
+        "capsule_unsupported",
+        "what a container test gets on a host that cannot run one: error or skip",
+        default="error",
+    )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add ours."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers",
+        "container(image=None, *, build=None, name, target, build_args, command, entrypoint, env, user, workdir, "
+        "hostname, ports, volumes, tmpfs, network, extra_hosts, wait, timeout, memory, cpus, pids, read_only, cap_add, "
+        "cap_drop, privileged, labels, stdin): the test's own container, for the fixtures container and containers",
+    )
+    unsupported = config.getini("capsule_unsupported")
+    if unsupported not in ("error", "skip"):
+        raise pytest.UsageError(f"capsule_unsupported = {unsupported}: it is error or skip")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """``--capsule-check``: say what this host can do, and end."""
+    if not config.getoption("capsule_check"):
+        return None
+    from pytest_capsule.errors import CapsuleError
+
+    config._do_configure()  # as pytest's own --markers does, for the terminal
+    try:
+        from pytest_capsule.engine import Engine  # which says so where there is no Linux
+        from pytest_capsule.session import cache_dir
+
+        with Engine(cache_dir(config)) as engine:
+            report = engine.check()
+        config.get_terminal_writer().line(report.table())
+    except CapsuleError as error:
+        raise pytest.UsageError(str(error)) from None
+    finally:
+        config._ensure_unconfigure()
+    return 0 if report.works else 1
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the report of a failing test the last words of its containers."""
+    report = yield
+    if report.failed and report.when in ("setup", "call"):
+        for one in _containers_of(item):
+            report.sections.append((f"container {one.name}", _describe(one)))
+    return report
+
+
+def _containers_of(item: pytest.Item) -> Iterator[Container]:
+    """The containers among the values of a test's fixtures, whatever fixture or factory made them."""
+    home = sys.modules.get("pytest_capsule.runtime.container")
+    if home is None:  # nobody has started one
+        return
+    seen = set()
+    for value in getattr(item, "funcargs", {}).values():
+        for one in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(one, home.Container) and id(one) not in seen:
+                seen.add(id(one))
+                yield one
+
+
+def _describe(one: Container) -> str:
+    code = one.exit_code
+    state = one.status if code is None else f"exited with code {code}"
+    lines = one.logs().splitlines()
+    if one.killed_for is not None:
+        state += f", {'killed' if code == 137 else 'a process in it was killed'}: {one.killed_for}"
+    head = f"image {one.image}, {state}"
+    if not lines:
+        return f"{head}, nothing logged"
+    if len(lines) > _LINES:
+        head += f", the last {_LINES} of {len(lines)} lines"
+    return "\n".join([head, *lines[-_LINES:]])

@@ -1,0 +1,128 @@
+"""``capsule build``."""
+
+import re
+import signal
+
+import pytest
+
+DOCKERFILE = """\
+FROM capsule/host AS tools
+ARG WORD=nothing
+RUN printf 'half '; echo "line $WORD"; echo "$WORD" >/word
+
+FROM tools
+COPY file /file
+CMD ["cat", "/file"]
+"""
+
+
+@pytest.fixture
+def context(tmp_path):
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "file").write_text("in the image\n")
+    return tmp_path
+
+
+def test_it_looks_as_with_docker(capsule, context):
+    done = capsule("build", "-t", "looks", "--progress=plain", "--build-arg", "WORD=plain", str(context))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"""#1 \[tools 1/2\] FROM capsule/host AS tools
+#1 CACHED
+
+#2 \[tools 2/2\] RUN printf 'half '; echo "line \$WORD"; echo "\$WORD" >/word
+#2 \d+\.\d{3} half line plain
+#2 DONE \d+\.\ds
+
+#3 \[stage-1 1/2\] FROM tools
+#3 CACHED
+
+#4 \[stage-1 2/2\] COPY file /file
+#4 DONE \d+\.\ds
+
+#5 exporting to image
+#5 writing image sha256:[0-9a-f]{64} done
+#5 naming to docker.io/library/looks:latest done
+#5 DONE \d+\.\ds
+""",
+        done.stderr,
+    )
+    again = capsule("build", "-t", "looks", "--build-arg", "WORD=plain", str(context)).stderr
+    assert again.count("CACHED\n") == 4
+    assert "half line" not in again
+    anew = capsule("build", "--no-cache", "--build-arg", "WORD=plain", str(context)).stderr
+    assert "half line plain" in anew
+    assert capsule("run", "looks").stdout == "in the image\n"
+
+
+def test_names_file_target_and_arguments(capsule, context, monkeypatch, cli_environment):
+    (context / "Dockerfile").rename(context / "Other.dockerfile")
+    cli_environment["WORD"] = "from our environment"
+    words = [
+        "-f",
+        "Other.dockerfile",
+        "--target",
+        "tools",
+        "--build-arg",
+        "WORD",
+        "-t",
+        "one:1",
+        "-t",
+        "two:2",
+        "-q",
+        ".",
+    ]
+    done = capsule("build", *words, cwd=context)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
+    assert done.stderr == ""
+    assert capsule("run", "two:2", "cat", "/word").stdout == "from our environment\n"
+    assert capsule("images", "-q", "--no-trunc", "one:1").stdout == done.stdout
+
+
+def test_a_failing_step_says_where_and_how_to_look(capsule, context):
+    (context / "Dockerfile").write_text("FROM capsule/host\nRUN echo kept >/kept\nRUN echo oops; exit 7\n")
+    done = capsule("build", str(context))
+    assert done.returncode == 1
+    assert "#3 ERROR: exit code 7\n" in done.stderr
+    assert "Dockerfile:3: RUN echo oops; exit 7: exit code 7" in done.stderr
+    assert "  | oops" in done.stderr
+    shell = re.search(r"capsule run -it --rm (\w+) /bin/sh", done.stderr)
+    assert capsule("run", "--rm", shell[1], "cat", "/kept").stdout == "kept\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no-such-folder"], "no such folder"),
+        (["-f", "Missing", "."], "no such Dockerfile"),
+        (["-t", "Not A Name", "."], "Not A Name"),
+        (["--target", "nowhere", "."], "nowhere"),
+        (["--secret", "id=key,src=/no/such/file", "."], "/no/such/file"),
+        (["--secret", "src=file", "."], "write it id=ID"),
+        (["--build-arg", "=1", "."], "write it NAME=VALUE"),
+    ],
+)
+def test_mistakes(capsule, context, words, message):
+    done = capsule("build", *words, cwd=context)
+    assert done.returncode == 1
+    assert done.stderr.startswith("capsule: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_quietly_and_nothing_is_left(start_capsule, context, cli_cache, number):
+    (context / "Dockerfile").write_text(f"FROM capsule/host\nRUN echo begun {number}; sleep 1000\n")
+    process = start_capsule("build", str(context))
+    shown = b""
+    while f" begun {number}\n".encode() not in shown.partition(b"\n#2 ")[2]:
+        line = process.stderr.readline()
+        assert line, shown
+        shown += line
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert (output, errors) == (b"", b"")
+    assert [path.name for path in cli_cache.glob("*/tmp/*")] == []

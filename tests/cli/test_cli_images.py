@@ -1,0 +1,136 @@
+"""``capsule images``, ``history``, ``tag``, ``rmi``, ``inspect``, and what holds for every command."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+
+
+@pytest.fixture
+def image(capsule, tmp_path):
+    """``listed:1``, two steps on the built-in image."""
+    (tmp_path / "Dockerfile").write_text(
+        'FROM hello-world\nLABEL what="a label"\nCOPY file /a/rather/long/path/so/that/the/line/is/cut\n'
+    )
+    (tmp_path / "file").write_text("x" * 1500)
+    built = capsule("build", "-q", "-t", "listed:1", str(tmp_path))
+    assert built.returncode == 0, built.stderr
+    yield built.stdout.strip()
+    capsule("rmi", "-f", built.stdout.strip())
+
+
+def test_images_in_columns(capsule, image):
+    header, *rows = capsule("images", "listed").stdout.splitlines()
+    assert re.split(r" {2,}", header) == ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
+    (row,) = rows
+    assert row.split()[:3] == ["listed", "1", image[7:19]]
+    assert re.search(r" seconds? ago +\d(\.\d+)?kB$", row) or "Less than a second ago" in row
+    assert header.index("IMAGE ID") == row.index(image[7:19])
+
+
+def test_image_ids_only(capsule, image):
+    assert image[7:19] in capsule("images", "-q").stdout.split()
+    assert capsule("images", "-q", "--no-trunc", "listed:1").stdout.split() == [image]
+    assert capsule("images", "-q", "listed:2").stdout == ""
+
+
+def test_what_is_built_in_is_listed_by_name(capsule):
+    assert capsule("run", "hello-world").returncode == 0
+    assert [line.split()[:2] for line in capsule("images", "hello-world").stdout.splitlines()[1:]] == [
+        ["hello-world", "latest"]
+    ]
+
+
+def test_history(capsule, image):
+    header, top, label, *below = capsule("history", "listed:1").stdout.splitlines()
+    assert re.split(r" {2,}", header) == ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"]
+    assert re.match(rf"{image[7:19]} .* COPY file /a/rather/long/path/so/that/the/li… +1.5kB +buildkit", top)
+    assert re.match(r"<missing> .* LABEL what=a label +0B +buildkit", label)
+    assert [re.search(r"(COPY|CMD).* (\S+B)", line).groups() for line in below] == [("CMD", "0B"), ("COPY", "1.19kB")]
+
+
+def test_history_in_full(capsule, image):
+    top = capsule("history", "--no-trunc", "-H=false", "listed:1").stdout.splitlines()[1]
+    assert re.match(
+        rf"{image} +\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 +COPY file /a/rather/long/path/so/that/the/line/is/cut"
+        " # buildkit +1500 ",
+        top,
+    )
+    assert capsule("history", "-q", "listed:1").stdout.split()[0] == image[7:19]
+
+
+def test_tag_and_rmi(capsule, image):
+    assert capsule("tag", "listed:1", "team/other").returncode == 0
+    refused = capsule("rmi", image)
+    assert refused.returncode == 1
+    assert "listed:1, team/other:latest" in refused.stderr
+    assert capsule("rmi", "team/other").stdout == "Untagged: team/other:latest\n"
+    assert capsule("rmi", "listed:1").stdout == f"Untagged: listed:1\nDeleted: {image}\n"
+    assert capsule("run", "listed:1").returncode == 125
+
+
+def test_rmi_goes_on_after_one_that_is_not_there(capsule, image):
+    done = capsule("rmi", "not-there", "listed:1")
+    assert done.returncode == 1
+    assert "not-there" in done.stderr
+    assert f"Deleted: {image}" in done.stdout
+
+
+def test_inspect(capsule, image):
+    done = capsule("inspect", "listed:1", "not-there")
+    assert done.returncode == 1
+    assert "not-there" in done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["Id"] == image
+    assert found["RepoTags"] == ["listed:1"]
+    assert found["Config"]["Labels"] == {"what": "a label"}
+    assert found["Config"]["Cmd"] == ["/hello"]
+    assert found["Size"] == sum(
+        os.path.getsize(os.path.join(folder, name))
+        for layer in found["GraphDriver"]["Data"]["LowerDirs"]
+        for folder, _, names in os.walk(layer)
+        for name in names
+    )
+
+
+@pytest.mark.parametrize("words", [["history", "not-there"], ["tag", "not-there", "x"], ["tag", "hello-world", "X y"]])
+def test_mistakes(capsule, words):
+    done = capsule(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("capsule: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_another_cache(capsule, tmp_path, image):
+    assert "listed" not in capsule("--cache-dir", str(tmp_path / "cache"), "images").stdout
+
+
+def test_a_cache_that_cannot_be_used(capsule, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = capsule("--cache-dir", str(tmp_path / "file"), "images")
+    assert done.returncode == 1
+    assert "--cache-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version(capsule):
+    assert re.match(r"capsule version \d+\.\d+", capsule("--version").stdout)
+    everything = capsule("--help").stdout
+    assert capsule().stdout == everything
+    for command in ("build", "run", "images", "history", "tag", "rmi", "inspect", "check"):
+        assert f"    {command} " in everything
+        assert f"usage: capsule {command}" in capsule(command, "--help").stdout
+    wrong = capsule("pull", "x")
+    assert wrong.returncode == 2
+    assert "'pull'" in wrong.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback(start_capsule):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start_capsule("images", stdout=writer)
+    os.close(writer)
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert process.stderr.read() == b""

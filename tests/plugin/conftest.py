@@ -1,0 +1,29 @@
+"""Test suites in miniature, run by a pytest of their own on one shared cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# An inner pytest in this process forgets the modules that it was the first to import; a class imported twice is two
+# classes, so everything is imported here, before.
+import pytest_capsule.factories
+import pytest_capsule.session
+import pytest_capsule.wait  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plugin-cache")
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, cache: Path):
+    """``suite("test code", "-v")`` runs the code with pytest and gives the result."""
+
+    def run(code: str, *options: str) -> pytest.RunResult:
+        pytester.makepyfile(test_suite=code)
+        return pytester.runpytest_inprocess(f"--capsule-cache-dir={cache}", "-p", "no:cacheprovider", *options)
+
+    return run

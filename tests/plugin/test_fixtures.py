@@ -1,0 +1,229 @@
+"""The fixtures, the factories and the hooks."""
+
+import pytest
+
+
+def test_every_test_has_a_container_of_its_own(suite):
+    suite(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.container("capsule/host", command=[])
+        seen = set()
+
+        @pytest.mark.parametrize("turn", [1, 2, 3])
+        def test_it(container, turn):
+            assert not container.exists("/mark")
+            container.write_text("/mark", "x")
+            seen.add(container.id)
+            assert len(seen) == turn
+        """
+    ).assert_outcomes(passed=3)
+
+
+def test_several_markers_give_several_containers_on_one_network(suite):
+    suite(
+        """
+        import pytest
+        from pytest_capsule import wait
+
+        SERVER = ["python3", "-m", "http.server", "8000"]
+        FETCH = "import urllib.request as u; print(u.urlopen('http://{}:8000/').status)"
+
+        @pytest.mark.container("capsule/host", name="one", command=SERVER, wait=wait.port(8000))
+        @pytest.mark.container("capsule/host", name="two", command=SERVER, wait=wait.port(8000))
+        def test_they_reach_each_other(containers, container):
+            assert list(containers) == ["one", "two"]
+            assert container is containers["one"]
+            for here, there in (("one", "two"), ("two", "one")):
+                result = containers[here].exec(["python3", "-c", FETCH.format(there)], check=True)
+                assert result.stdout == "200\\n"
+        """
+    ).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("", ', name="b"'), "*test_suite.py:3: a test with several containers gives each a name=*"),
+        ((', name="b"', ', name="b"'), "*test_suite.py:4: this test has two containers with name='b'*"),
+    ],
+)
+def test_several_markers_need_different_names(suite, names, message):
+    result = suite(
+        f"""
+        import pytest
+
+        @pytest.mark.container("hello-world"{names[0]})
+        @pytest.mark.container("hello-world"{names[1]})
+        def test_it(containers):
+            pass
+        """
+    )
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([message])
+
+
+def test_overriding_container_spec_changes_what_is_started(suite):
+    suite(
+        """
+        import pytest
+        from pytest_capsule import ContainerSpec
+
+        @pytest.fixture
+        def container_spec(container_spec):
+            return container_spec.with_changes(env={"ADDED": "by the fixture"})
+
+        @pytest.mark.container("capsule/host", command=[])
+        def test_marked(container):
+            assert container.exec("echo $ADDED").stdout == "by the fixture\\n"
+
+        class TestWithoutMarker:
+            @pytest.fixture
+            def container_spec(self):
+                return ContainerSpec.of("capsule/host", command=["echo", "no marker needed"])
+
+            def test_it(self, container):
+                assert container.wait(5) == 0
+                assert container.logs() == "no marker needed\\n"
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_the_engine_is_a_session_fixture_that_closes_what_is_left_open(suite, pytester):
+    result = suite(
+        """
+        import psutil
+
+        def test_one(capsule, tmp_path_factory):
+            left_open = capsule.run("capsule/host", command=["sleep", "1000"])
+            (tmp_path_factory.getbasetemp().parent / "pid").write_text(str(left_open.pid))
+            print("left", left_open.pid)
+
+        def test_two(capsule):
+            assert capsule.image("hello-world").id.startswith("sha256:")
+        """,
+        "-s",
+    )
+
+    result.assert_outcomes(passed=2)
+    pid = next(line.split()[1] for line in result.outlines if line.startswith("left") or " left " in line)
+    assert not (pytester.path / "/proc" / pid).exists()
+
+
+def test_factories_make_fixtures_of_any_scope(suite, pytester):
+    (pytester.path / "Dockerfile").write_text("FROM capsule/host\nRUN echo built > /how\n")
+    pytester.makeconftest(
+        """
+        from pytest_capsule import container_fixture, image_fixture, network_fixture, wait
+
+        app_image = image_fixture(build=".")
+        shared = container_fixture("capsule/host", command=[], scope="module")
+        fresh = container_fixture(build=".", command=[])
+        net = network_fixture(scope="module")
+        """
+    )
+
+    suite(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_shared_and_fresh(shared, fresh, turn):
+            assert shared.exists("/mark") == (turn == 2)
+            assert not fresh.exists("/mark")
+            for container in (shared, fresh):
+                container.write_text("/mark", "x")
+
+        def test_the_image(app_image, capsule):
+            with capsule.run(app_image, command=["cat", "/how"]) as container:
+                assert container.wait(5) == 0
+                assert container.logs() == "built\\n"
+
+        def test_the_network(net, capsule):
+            with capsule.run("capsule/host", command=[], network=net, name="first"):
+                with capsule.run("capsule/host", command=[], network=net, name="second") as second:
+                    assert second.exec("getent hosts first").exit_code == 0
+        """
+    ).assert_outcomes(passed=4)
+
+
+def test_a_wrong_factory_names_its_own_line(suite, pytester):
+    pytester.makeconftest(
+        """
+        from pytest_capsule import container_fixture
+
+        broken = container_fixture("capsule/host", comand=[])
+        """
+    )
+
+    result = suite("def test_it(broken): pass")
+
+    assert result.ret != 0
+    (result.stdout.str() + result.stderr.str()).index("conftest.py:3: container has no keyword comand=")
+
+
+def test_hooks_can_change_the_spec_and_the_image_and_see_containers_come_and_go(suite, pytester):
+    pytester.makeconftest(
+        """
+        def pytest_capsule_spec(item, spec):
+            return spec.with_changes(env={"FROM_HOOK": item.name})
+
+        def pytest_capsule_resolve_image(reference):
+            return "capsule/host" if reference == "company/base" else None
+
+        def pytest_capsule_container_started(container, item):
+            container.write_text("/started", item.name)
+
+        def pytest_capsule_container_stopping(container, item):
+            print("stopping", container.name, container.read_text("/started"))
+
+        def pytest_capsule_build_event(event):
+            print("build", event.kind, event.name)
+        """
+    )
+    (pytester.path / "Dockerfile").write_text("FROM capsule/host\nRUN echo hooks\n")
+
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.container("company/base", command=[], name="box")
+        def test_it(container):
+            assert container.exec("echo $FROM_HOOK").stdout == "test_it\\n"
+            assert container.read_text("/started") == "test_it"
+
+        @pytest.mark.container(build=".", command=[])
+        def test_build(container):
+            pass
+        """,
+        "-s",
+    )
+
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*stopping box test_it*"])
+    result.stdout.fnmatch_lines(["*build * [[]2/2] RUN echo hooks*"])
+
+
+def test_no_cache_builds_anew_once_a_session(suite, pytester):
+    (pytester.path / "Dockerfile").write_text("FROM capsule/host\nRUN cat /proc/sys/kernel/random/uuid > /random\n")
+    code = """
+        import pytest
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        @pytest.mark.container(build=".", command=[])
+        def test_it(container, turn):
+            print("random", container.read_text("/random"))
+    """
+
+    def randoms(*options):
+        result = suite(code, "-s", *options)
+        result.assert_outcomes(passed=2)
+        return [line.split("random ")[1] for line in result.outlines if "random " in line]
+
+    first, again, anew = randoms(), randoms(), randoms("--capsule-no-cache")
+    assert len(set(first)) == 1
+    assert again == first
+    assert len(set(anew)) == 1
+    assert anew != first

@@ -1,0 +1,138 @@
+"""Nothing is left behind, however pytest ends; and several pytests get along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+SLEEPERS = """
+    import time
+    import pytest
+
+    @pytest.mark.container("capsule/host", command="sleep 1001 & setsid sleep 1002 & exec sleep 1003", name="left")
+    def test_it(container, capsule, pytestconfig):
+        with capsule.run("capsule/host", command=["sleep", "1004"], ports=[80]) as other:
+            address = other.address(80)
+            pids = [process["pid"] for one in (container, other) for process in one.top()]
+            links = container.exec("readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/mnt").stdout
+            namespaces = set(links.split())
+            (pytestconfig.rootpath / "seen.tmp").write_text(" ".join(map(str, [*pids, *namespaces])))
+            (pytestconfig.rootpath / "seen.tmp").rename(pytestconfig.rootpath / "seen")
+            time.sleep(60)
+
+    import os
+"""
+
+
+def until(condition, seconds=20.0):
+    """Wait for a condition that comes by itself, for a bounded time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def running(pytester, cache):
+    """A pytest in the middle of a test with two containers; the process, and what its containers consist of."""
+    pytester.makepyfile(test_suite=SLEEPERS)
+    command = [sys.executable, "-m", "pytest", "-q", f"--capsule-cache-dir={cache}"]
+    with subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        seen = pytester.path / "seen"
+        assert until(seen.exists), process.communicate(timeout=1)
+        pids, namespaces = [], set()
+        for word in seen.read_text().split():
+            (pids.append(int(word)) if word.isdigit() else namespaces.add(word))
+        assert len(pids) == 6
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert set(pids) <= set(children)
+        yield process, children, namespaces
+        process.kill()
+
+
+def alive(pids):
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def namespaces_in_use():
+    found = set()
+    for process in psutil.process_iter():
+        for kind in ("pid", "net", "mnt"):
+            try:
+                found.add(os.readlink(f"/proc/{process.pid}/ns/{kind}"))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_killed_pytest_leaves_no_process_no_namespace_and_no_mount(running, number):
+    process, children, namespaces = running
+
+    process.send_signal(number)
+    process.wait(timeout=20)
+
+    assert until(lambda: not alive(children)), [psutil.Process(pid).cmdline() for pid in alive(children)]
+    assert not namespaces & namespaces_in_use()
+
+
+def test_a_killed_supervisor_takes_its_containers_along(running):
+    process, children, _ = running
+    supervisor = next(pid for pid in children if psutil.Process(pid).ppid() == process.pid)
+
+    os.kill(supervisor, signal.SIGKILL)
+
+    assert until(lambda: not alive(set(children) - {supervisor}))
+
+
+def test_a_forked_child_that_outlives_pytest_does_not_keep_containers(pytester, cache):
+    pytester.makepyfile(
+        test_suite="""
+        import os
+        import time
+        import pytest
+
+        @pytest.mark.container("capsule/host", command=["sleep", "1005"])
+        def test_it(container, pytestconfig):
+            if os.fork() == 0:
+                time.sleep(30)
+                os._exit(0)
+            (pytestconfig.rootpath / "pid").write_text(str(container.pid))
+            os.kill(os.getpid(), 9)
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-q", f"--capsule-cache-dir={cache}"]
+
+    ended = subprocess.run(
+        command, cwd=pytester.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False
+    )
+
+    assert ended.returncode == -signal.SIGKILL
+    pid = int((pytester.path / "pid").read_text())
+    assert until(lambda: not psutil.pid_exists(pid))
+
+
+def test_workers_of_xdist_share_images_and_run_each_step_once(suite, pytester):
+    (pytester.path / "Dockerfile").write_text("FROM capsule/host\nRUN cat /proc/sys/kernel/random/uuid > /once\n")
+
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", range(12))
+        @pytest.mark.container(build=".", command=[])
+        def test_it(container, turn, pytestconfig):
+            folder = pytestconfig.rootpath / "seen"
+            folder.mkdir(exist_ok=True)
+            (folder / container.read_text("/once").strip()).touch()
+            container.write_text("/once", "mine")
+        """,
+        "-n2",
+    )
+
+    result.assert_outcomes(passed=12)
+    assert len(list((pytester.path / "seen").iterdir())) == 1
