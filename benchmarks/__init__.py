@@ -1,0 +1,1 @@
+"""pytest-capsule beside its peers, measured in one run: ``python -m benchmarks`` (see ``--help``)."""

@@ -1,0 +1,47 @@
+"""The benchmarks run and report; what they measure is nobody's promise here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_run_prints_a_table_and_writes_every_time_taken(debian_rootfs: Path, debian_tar: Path, tmp_path: Path):
+    file = tmp_path / "figures.json"
+    words = ["--rootfs", str(debian_rootfs), "--scratch", str(tmp_path), "--rounds", "2", "--json", str(file)]
+
+    done = benchmarks("--subjects", "host", "--only", "exec", *words)
+
+    assert done.returncode == 0, done.stderr
+    assert "exec in a running container" in done.stdout
+    measured = json.loads(file.read_text())["experiments"]["exec in a running container"]["host"]
+    assert len(measured["times_ms"]) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_a_subject_that_is_not_here_is_named_with_the_reason(debian_rootfs: Path, debian_tar: Path, tmp_path: Path):
+    code = (
+        "import runpy, shutil\n"
+        "shutil.which = lambda *names, **more: None\n"
+        "runpy.run_module('benchmarks', run_name='__main__')\n"
+    )
+    words = ["--rootfs", str(debian_rootfs), "--scratch", str(tmp_path), "--subjects", "crun", "--only", "start"]
+
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+
+    assert "not measured: crun: not installed" in done.stdout, done.stderr
+
+
+def test_an_unknown_subject_is_refused():
+    done = benchmarks("--subjects", "capsul")
+
+    assert done.returncode == 2
+    assert "capsul: choose from capsule" in done.stderr
