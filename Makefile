@@ -1,0 +1,38 @@
+# What a fresh Debian or Ubuntu machine with Python >= 3.10 needs is set up on the way: see scripts/.
+#   make demo             the examples, offline, on the built-in images, as whoever calls
+#   make test             the tests; as root once for each kind of user (PYTEST_ARGS="-x -k word" reaches pytest)
+#   make lint             ruff and strict mypy
+#   make bench            the figures beside bubblewrap, Docker, buildah and runc (BENCH_ARGS="--rounds 5")
+#   make ... PYTHON=/usr/bin/python3.12 VENV=/tmp/venv     another Python, another place for the environment
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
+
+INSTALLED := $(VENV)/installed
+
+$(INSTALLED): pyproject.toml scripts/make-venv
+	@scripts/make-venv '$(PYTHON)' '$(VENV)' --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -v examples $(PYTEST_ARGS)
+
+test: $(INSTALLED)
+	scripts/test-as-each-identity '$(VENV)/bin/python' $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(INSTALLED)
+	@scripts/make-debian-rootfs
+	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
