@@ -26,7 +26,7 @@ _AARCH64 = os.uname().machine in ("aarch64", "arm64")
 _SYS_CLONE, _SYS_PIVOT_ROOT, _SYS_CAPGET, _SYS_CAPSET = (220, 41, 90, 91) if _AARCH64 else (56, 155, 125, 126)
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SYS_CLOSE_RANGE, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 436, 437, 442
-_SYS_SECCOMP = 277 if _AARCH64 else 317
+_SYS_RT_SIGACTION, _SYS_SECCOMP = (134, 277) if _AARCH64 else (13, 317)
 
 
 _ATTEMPTS = 128
@@ -106,6 +106,12 @@ def setns(fd: int, kind: int = 0) -> None:
 def prctl(option: int, value: int = 0, third: int = 0) -> int:
     """Set or ask for one attribute of this process."""
     return _check(_libc.prctl(option, value, third, 0, 0), f"prctl({option})")
+
+
+def forget_signal_handler(number: int) -> None:
+    """Give a signal its default disposition; also one that the C library keeps for itself, and sigaction(3) refuses."""
+    default = ctypes.create_string_buffer(32)  # struct sigaction of the kernel: SIG_DFL, no flags, nothing masked
+    _check(_libc.syscall(_LONG(_SYS_RT_SIGACTION), _LONG(number), default, None, _LONG(8)), "rt_sigaction")
 
 
 def set_process_name(name: bytes) -> None:

@@ -34,6 +34,7 @@ _NAMESPACES = (
     | constants.CLONE_NEWCGROUP
 )
 _PLAIN = {"privileged": False, "host_network": False}
+_OF_THE_C_LIBRARY = (32, 33)  # Python knows them not, and glibc's posix_spawn(3), which make uses, leaves them ignored
 _IDLE = 2  # milliseconds without a request after which blank containers are made
 Blank = tuple[int, socket.socket]
 
@@ -71,6 +72,8 @@ def _forget_signals() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python itself ignores those two, and restores them in a command
+    for number in _OF_THE_C_LIBRARY:
+        syscalls.forget_signal_handler(number)
 
 
 def _become_root(sock: socket.socket, ids: str) -> rootfs.Identity:

@@ -102,10 +102,10 @@ def test_exists_and_listdir(host):
 
 
 def test_names_that_are_no_text(host):
-    name = os.fsdecode(b"/tmp/caf\xe9-\xff")
+    name = os.fsdecode(b"/srv/caf\xe9-\xff")
     host.write_text(name, "bytes")
-    assert host.listdir("/tmp") == [os.path.basename(name)]
-    assert host.exec("ls /tmp", text=False).stdout == b"caf\xe9-\xff\n"
+    assert host.listdir("/srv") == [os.path.basename(name)]
+    assert host.exec("ls /srv", text=False).stdout == b"caf\xe9-\xff\n"
     assert host.exec(["cat", name]).stdout == "bytes"
 
 
