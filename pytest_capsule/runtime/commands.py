@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,20 @@ def account(user: str) -> Account:
     """
     name, _, group = user.partition(":")
     uid, gid, login, home = _user(name or "0")
-    groups = _rows("/etc/group", 3)
-    extra = tuple(int(row[2]) for row in groups if login and len(row) > 3 and login in row[3].split(","))
     if group:
-        gid = _group(group, groups)
-        extra = ()
-    return Account(uid, gid, extra, home)
+        return Account(uid, _group(group), (), home)
+    groups = _rows("/etc/group", 4, login) if login else ()
+    return Account(uid, gid, tuple(int(row[2]) for row in groups if login in row[3].split(",")), home)
 
 
-def _rows(path: str, columns: int) -> list[list[str]]:
-    rows = [line.split(":") for line in files.read_small(path).split("\n")]
+def _rows(path: str, columns: int, word: str) -> list[list[str]]:
+    """The rows with ``word`` in them, in whichever column: most rows are not worth being taken apart."""
+    rows = [line.split(":") for line in files.read_small(path).split("\n") if word in line]
     return [row for row in rows if len(row) >= columns and row[2].isdecimal()]
 
 
 def _user(name: str) -> tuple[int, int, str, str]:
-    rows = _rows("/etc/passwd", 4)
+    rows = _rows("/etc/passwd", 4, str(int(name)) if name.isdecimal() else name)
     for row in rows:
         if row[0] == name and row[3].isdecimal():
             return int(row[2]), int(row[3]), row[0], row[5] if len(row) > 5 else "/"
@@ -64,8 +63,8 @@ def _user(name: str) -> tuple[int, int, str, str]:
     return int(name), 0, "", "/"
 
 
-def _group(name: str, rows: Sequence[list[str]]) -> int:
-    for row in rows:
+def _group(name: str) -> int:
+    for row in _rows("/etc/group", 3, name):
         if row[0] == name:
             return int(row[2])
     if name.isdecimal():

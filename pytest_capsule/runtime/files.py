@@ -57,9 +57,10 @@ def read_small(path: str, limit: int = 1 << 20) -> str:
     except OSError:
         return ""
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
             return ""
-        return os.read(fd, limit).decode("utf-8", "surrogateescape")
+        return os.read(fd, min(info.st_size, limit)).decode("utf-8", "surrogateescape")
     finally:
         os.close(fd)
 
