@@ -42,18 +42,24 @@ def granted(add: Iterable[str], drop: Iterable[str]) -> frozenset[str]:
     return frozenset((kept | added) - dropped - {"ALL"})
 
 
-def limit_to(names: Iterable[str], last: int) -> None:
-    """Take every capability but ``names`` from what this process' commands can ever have.
+def bound_to(names: Iterable[str], last: int) -> None:
+    """Take every capability but ``names`` from what this process' commands can ever have; not from the process itself.
 
     ``last`` is the highest number that the running kernel knows (``/proc/sys/kernel/cap_last_cap``). The bounding set
-    is what an exec as root gets; inheritable and ambient are emptied, as in Docker since CVE-2022-24769. The process
-    itself keeps ``names`` and Docker's default set: who may trace it (SYS_PTRACE was granted) gains little by it.
+    is what an exec as root gets; ambient is emptied, as in Docker since CVE-2022-24769.
     """
     wanted = {NAMES.index(name) for name in names}
-    own = sum(1 << number for number in wanted | {NAMES.index(name) for name in DEFAULT})
     syscalls.prctl(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(last + 1):
         if number not in wanted:
             syscalls.prctl(constants.PR_CAPBSET_DROP, number)
-    own &= syscalls.permitted_capabilities()
+
+
+def hold(names: Iterable[str]) -> None:
+    """Keep ``names`` and Docker's default set for this process, and let it hand none on as inheritable.
+
+    The default set is for init itself, which goes on with files and users where a container was granted less; who may
+    trace it (SYS_PTRACE was granted) gains little by it.
+    """
+    own = sum(1 << NAMES.index(name) for name in {*names, *DEFAULT}) & syscalls.permitted_capabilities()
     syscalls.capset(own, own, 0)

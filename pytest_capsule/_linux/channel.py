@@ -8,7 +8,6 @@ ever sorts answers. What is too large for a datagram travels as a memory file.
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import json
 import os
@@ -17,7 +16,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Message = dict[str, Any]
 
@@ -111,21 +110,23 @@ def raise_failure(message: Message) -> None:
         raise OSError(error["errno"], error["strerror"], error["on"])
 
 
-@contextlib.contextmanager
-def request(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> Iterator[socket.socket]:
+def ask(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> socket.socket:
     """Send ``message`` with an answer socket of its own and give the end on which the answers come."""
     ours, theirs = pair()
-    with ours:
-        with theirs:
+    with theirs:
+        try:
             send(sock, message, [theirs.fileno(), *descriptors])
-        yield ours
+        except BaseException:
+            ours.close()
+            raise
+    return ours
 
 
 def call(
     sock: socket.socket, message: Message, descriptors: Sequence[int] = (), *, timeout: float | None = None
 ) -> tuple[Message, list[int]]:
     """Ask and wait for the one answer; ``OSError`` when the other side failed at it, EPIPE when it is gone."""
-    with request(sock, message, descriptors) as answers:
+    with ask(sock, message, descriptors) as answers:
         return answer(answers, timeout)
 
 

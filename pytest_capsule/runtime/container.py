@@ -87,10 +87,9 @@ class Container:
         self._closed = False
         self._closing = threading.Lock()
         self._process = os.getpid()
+        self._supervisor = supervisor
         self._restraint: Restraint | None = None
-        self._requests, self._pidfd = supervisor.container(
-            privileged=spec.privileged, host_network=spec.host_network, modules=spec.modules
-        )
+        self._requests, self._pidfd = supervisor.container(spec.variant(), modules=spec.modules)
         try:
             message = spec.message()
             if limits is not None and cgroups is not None and limits.asked():
@@ -667,6 +666,7 @@ class Container:
             gone = select.poll()
             gone.register(self._pidfd, select.POLLIN)
             gone.poll(10_000)
+            self._supervisor.order()
             if self._restraint is not None:
                 self._restraint.stop()  # before the descriptors that it uses are anybody else's
             self._release_main()

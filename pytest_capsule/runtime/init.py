@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 CHANNEL = 3
+# A program that is none: it is refused when all has been done to start it.
+_REHEARSAL = {"op": "exec", "argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": "", "tty": False}
 Reply = tuple[channel.Message, list[int]]
 
 
-def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, variant: dict[str, bool]) -> NoReturn:
+def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, variant: dict[str, Any]) -> NoReturn:
     """Live as PID 1 of the namespaces that the supervisor has just cloned; descriptor 3 is the engine's channel."""
     try:
         syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
         syscalls.prctl(constants.PR_SET_DUMPABLE, 0)  # nothing inside may trace init or read its descriptors
         syscalls.set_process_name(b"init")
-        Init(socket.socket(fileno=CHANNEL), identity, last_capability).live(mountpoint, variant)
+        Init(socket.socket(fileno=CHANNEL), identity).live(mountpoint, last_capability, variant)
     except BaseException as error:
         os.write(2, f"init: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
     os._exit(1)
@@ -42,12 +44,12 @@ def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, vari
 class Init:
     """The loop: one request after the other, and every child that dies is reaped."""
 
-    def __init__(self, requests: socket.socket, identity: rootfs.Identity, last_capability: int) -> None:
+    def __init__(self, requests: socket.socket, identity: rootfs.Identity) -> None:
         self._requests = requests
         self._identity = identity
-        self._last_capability = last_capability
         self._victims: commands.Victims | None = None
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._texts: rootfs.Texts = {}
         self._uppers: list[rootfs.Upper] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
         self._operations: dict[str, Callable[[channel.Message, list[int]], Reply]] = {
@@ -65,13 +67,17 @@ class Init:
             "terminal": lambda _, __: ({}, list(commands.open_terminal())),
         }
 
-    def live(self, mountpoint: bytes, variant: dict[str, bool]) -> None:
+    def live(self, mountpoint: bytes, last_capability: int, variant: dict[str, Any]) -> None:
         """Prepare while blank, then serve until the engine is gone."""
+        privileged, host_network = variant["privileged"], variant["host_network"]
         prepared: Exception | None = None
         try:
-            rootfs.prepare(mountpoint, self._identity, **variant)
-            if not variant["host_network"]:
+            self._texts = rootfs.prepare(mountpoint, self._identity, privileged=privileged, host_network=host_network)
+            if not host_network:
                 netlink.loopback_up()
+            capabilities.bound_to(variant["capabilities"], last_capability)
+            self._rehearse()
+            os.chdir(mountpoint)
         except Exception as error:
             prepared = error  # told to whoever furnishes this container
         received = channel.receive(self._requests)
@@ -89,17 +95,31 @@ class Init:
             channel.send(answers, {"ready": True})
         self._serve()
 
+    def _rehearse(self) -> None:
+        """Go once through what the first command will need, while nobody waits.
+
+        Init shares its memory with the supervisor until one of them writes to it, and the kernel copies each page at
+        the first write: that is a good part of a first command, and costs nothing here.
+        """
+        requests = self._requests
+        engine, self._requests = channel.pair()
+        with engine, self._requests:
+            answers = channel.ask(engine, _REHEARSAL, [0, 1, 2])
+            self._answer()
+            answers.close()
+        self._requests = requests
+
     def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
         for network, hub in zip(spec["networks"], hubs, strict=True):
             self._join(network, hub)
         if spec.get("memory"):
             self._victims = commands.Victims()
-        self._uppers = rootfs.assemble(spec)
+        self._uppers = rootfs.assemble(spec, self._texts)
         socket.sethostname(spec["hostname"])
         if self._identity.many_ids:
             os.setgroups([])  # those of whoever runs the tests: they mean nothing in here, or too much
-        capabilities.limit_to(spec["capabilities"], self._last_capability)
-        if not spec["bare"]:
+        capabilities.hold(spec["capabilities"])
+        if not spec["bare"] and spec["workdir"] != "/":
             files.make_directories(spec["workdir"], 0o755, (0, 0))  # as Docker does for a WORKDIR that is not there
         if not spec["privileged"]:
             syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)

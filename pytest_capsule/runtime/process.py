@@ -88,13 +88,12 @@ class Process:
                     theirs = self._terminal(given, ours, window)
                 else:
                     theirs = self._pipes((stdin, stdout, stderr), text, given, ours)
-                answers = given.enter_context(channel.request(requests, message, theirs))
-                self.pid: int = channel.answer(answers, timeout)[0]["pid"]
+                self._answers = ours.enter_context(channel.ask(requests, message, theirs))
+                self.pid: int = channel.answer(self._answers, timeout)[0]["pid"]
             except TimeoutError:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
             except OSError as error:
                 raise _explain(error, self.args, user, workdir, container) from None
-            self._answers = socket.socket(fileno=os.dup(answers.fileno()))
             ours.pop_all()
         self._pending = memoryview(b"")
         self._chunks: dict[int, list[bytes]] = {}

@@ -32,6 +32,7 @@ _MASKED = (
     "proc/acpi proc/asound proc/interrupts proc/kcore proc/keys proc/latency_stats proc/timer_list proc/timer_stats "
     "proc/sched_debug proc/scsi sys/firmware sys/devices/virtual/powercap"
 ).split()
+_TEXTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _READ_ONLY = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
 
 
@@ -43,8 +44,37 @@ class Identity:
     many_ids: bool
 
 
-def prepare(mountpoint: bytes, identity: Identity, *, privileged: bool, host_network: bool) -> None:
-    """Mount a tmpfs at ``mountpoint``, stand in it, and make ``dev``, ``proc`` and ``sys`` there."""
+@dataclass(frozen=True)
+class Text:
+    """A file of the container's own: a descriptor to write it with, and the file as a mount that is not placed yet."""
+
+    fd: int
+    mount: int
+
+    @classmethod
+    def create(cls, name: str) -> Text:
+        """An empty one, in the directory that is prepared for them."""
+        fd = os.open(f"etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        os.fchmod(fd, 0o644)
+        return cls(fd, mount.bind(f"etc/{name}".encode()))
+
+    def place(self, text: str, target: int, path: str) -> None:
+        """Fill it and put it where it is to be seen; all descriptors are closed."""
+        with open(self.fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+        mount.place(self.mount, target, path)
+
+    def discard(self) -> None:
+        """Let one go that this container does without."""
+        os.close(self.fd)
+        os.close(self.mount)
+
+
+Texts = dict[str, Text]
+
+
+def prepare(mountpoint: bytes, identity: Identity, *, privileged: bool, host_network: bool) -> Texts:
+    """Mount a tmpfs at ``mountpoint``, stand in it, and make ``dev``, ``proc``, ``sys`` and the usual texts there."""
     os.umask(0)
     syscalls.mount(b"tmpfs", mountpoint, b"tmpfs", constants.MS_NODEV if identity.userns else 0, b"mode=755")
     os.chdir(mountpoint)
@@ -55,6 +85,7 @@ def prepare(mountpoint: bytes, identity: Identity, *, privileged: bool, host_net
     _prepare_sys(writable=privileged, own_network=not host_network or not identity.userns)
     if not privileged:
         _restrict_kernel_files()
+    return {path: Text.create(path.replace("/", "-")) for path in _TEXTS}
 
 
 def _prepare_dev(identity: Identity) -> None:
@@ -122,7 +153,7 @@ class Upper:
     fd: int
 
 
-def assemble(spec: dict[str, Any]) -> list[Upper]:
+def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
     """Overlay the layers of ``spec``, move what was prepared beneath them, pivot; returns the writable layers."""
     if size := spec.get("writable"):  # bytes that the writable layer may take
         syscalls.mount(
@@ -141,10 +172,13 @@ def assemble(spec: dict[str, Any]) -> list[Upper]:
     if not spec["bare"]:
         for name in ("dev", "proc", "sys"):
             _move(name, root)
-        for index, (path, text) in enumerate(spec["files"].items()):
-            _mount_text(index, text, path, root)
+        for path, content in spec["files"].items():
+            text = texts.pop(path, None) or Text.create(path.replace("/", "-"))
+            text.place(content, _target(root, path, directory=False), path)
         for volume in spec["volumes"]:
             _mount_volume(volume, root, devices=spec["privileged"])
+    for unused in texts.values():
+        unused.discard()
     if spec["read_only"]:
         for overlay in spec["overlays"]:
             fd = _target(root, overlay["target"], directory=True)
@@ -184,13 +218,6 @@ def _move(name: str, root: int) -> None:
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: the image's /{name} is not a directory", f"/{name}") from None
     mount.place(source, target, f"/{name}")
-
-
-def _mount_text(index: int, text: str, path: str, root: int) -> None:
-    with open(f"etc/{index}", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), 0o644)
-    mount.place(mount.bind(f"etc/{index}".encode()), _target(root, path, directory=False), path)
 
 
 def _mount_volume(volume: dict[str, Any], root: int, *, devices: bool) -> None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_capsule._linux import capabilities
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+PLAIN: dict[str, Any] = {
+    "privileged": False,
+    "host_network": False,
+    "capabilities": sorted(capabilities.DEFAULT),
+}
+"""What is decided when a blank container is forked, as nearly every container wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +77,16 @@ class RuntimeSpec:
     bare: bool = False
     modules: tuple[str, ...] = ()
 
+    def variant(self) -> dict[str, Any]:
+        """The part that is decided when init is forked: see ``PLAIN``."""
+        return {
+            "privileged": self.privileged,
+            "host_network": self.host_network,
+            "capabilities": sorted(self.capabilities),
+        }
+
     def message(self) -> dict[str, Any]:
-        """The part that init gets."""
+        """The part that init gets when it is furnished."""
         return {
             "overlays": [
                 {"target": overlay.target, "lowers": overlay.lowers, "upper": overlay.upper, "work": overlay.work}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -11,10 +12,11 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel
 from pytest_capsule.errors import UnsupportedHost
+from pytest_capsule.runtime.spec import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +88,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._ordered: socket.socket | None = None
         self._stderr = -1
 
     @property
@@ -93,13 +96,28 @@ class Supervisor:
         """The process' id, ``None`` before it is needed."""
         return self._process.pid if self._process else None
 
-    def container(
-        self, *, privileged: bool, host_network: bool, modules: Sequence[str] = ()
-    ) -> tuple[socket.socket, int]:
+    def container(self, variant: dict[str, Any], *, modules: Sequence[str] = ()) -> tuple[socket.socket, int]:
         """A blank container: the channel to its init and the pidfd of it. ``modules`` are imported before the fork."""
-        variant = {"privileged": privileged, "host_network": host_network}
-        channel_fd, pidfd = self._ask({"op": "container", "variant": variant, "modules": list(modules)})
+        delivered = self._delivered() if variant == PLAIN and not modules else None
+        channel_fd, pidfd = delivered or self._ask({"op": "container", "variant": variant, "modules": list(modules)})
         return socket.socket(fileno=channel_fd), pidfd
+
+    def order(self) -> None:
+        """Ask for the next blank container before it is needed, and wait for nothing: between two tests, say."""
+        with self._lock:
+            if self._control is not None and self._ordered is None:
+                with contextlib.suppress(OSError):
+                    self._ordered = channel.ask(self._control, {"op": "order"})
+
+    def _delivered(self) -> list[int] | None:
+        """The container that was ordered; ``None`` where none was, or it could not be made."""
+        with self._lock:
+            ordered, self._ordered = self._ordered, None
+        if ordered is None:
+            return None
+        with ordered, contextlib.suppress(OSError):
+            return channel.answer(ordered)[1]
+        return None
 
     def make_hub(self, hub: int, addresses: Sequence[tuple[str, int]], mac: str) -> None:
         """Make a network namespace with a bridge and keep it as number ``hub`` until ``drop_hub``."""
@@ -206,9 +224,12 @@ class Supervisor:
 
     def close(self) -> None:
         """End the process and with it whatever it has forked; returns when the kernel is done with that."""
+        delivered = self._delivered()
         with self._lock:
             control, self._control = self._control, None
             process, self._process = self._process, None
+            if delivered is not None:
+                _end(*delivered)
             if control is not None:
                 control.close()
             if process is not None:
@@ -220,6 +241,16 @@ class Supervisor:
             if self._stderr >= 0:
                 os.close(self._stderr)
                 self._stderr = -1
+
+
+def _end(channel_fd: int, pidfd: int) -> None:
+    """End a container that nobody has used."""
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    ended = select.poll()
+    ended.register(pidfd, select.POLLIN)
+    ended.poll(5000)
+    os.close(pidfd)
+    os.close(channel_fd)
 
 
 def _userns_mend() -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule._linux import channel, constants, syscalls
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import init, rootfs
+from pytest_capsule.runtime.spec import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +34,8 @@ _NAMESPACES = (
     | constants.CLONE_NEWPID
     | constants.CLONE_NEWCGROUP
 )
-_PLAIN = {"privileged": False, "host_network": False}
 _OF_THE_C_LIBRARY = (32, 33)  # Python knows them not, and glibc's posix_spawn(3), which make uses, leaves them ignored
-_IDLE = 2  # milliseconds without a request after which blank containers are made
+_IDLE = 25  # milliseconds without a request after which blank containers are made: not beside a test's first command
 Blank = tuple[int, socket.socket]
 
 
@@ -72,8 +72,8 @@ def _forget_signals() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python itself ignores those two, and restores them in a command
-    for number in _OF_THE_C_LIBRARY:
-        syscalls.forget_signal_handler(number)
+    for unnamed in _OF_THE_C_LIBRARY:
+        syscalls.forget_signal_handler(unnamed)
 
 
 def _become_root(sock: socket.socket, ids: str) -> rootfs.Identity:
@@ -106,6 +106,7 @@ class Supervisor:
         self._identity = identity
         self._mountpoint = mountpoint
         self._wanted = 0
+        self._patience = _IDLE
         self._most = blanks
         self._blanks: list[tuple[int, socket.socket]] = []
         self._hubs: dict[int, int] = {}
@@ -114,6 +115,7 @@ class Supervisor:
             self._last_capability = int(file.read())
         self._operations: dict[str, Callable[[channel.Message], list[int]]] = {
             "container": self._container,
+            "order": self._order,
             "hub": self._hub,
             "hub_namespace": lambda message: [os.dup(self._hubs[message["hub"]])],
             "drop_hub": self._drop_hub,
@@ -126,10 +128,11 @@ class Supervisor:
         poll.register(self._control, select.POLLIN)
         poll.register(self._engine, select.POLLIN)
         while True:
-            ready = poll.poll(_IDLE if len(self._blanks) < self._wanted else None)
+            ready = poll.poll(self._patience if len(self._blanks) < self._wanted else None)
             if not ready:
+                self._patience = _IDLE
                 with contextlib.suppress(OSError):  # whoever asks next is told
-                    self._blanks.append(self._fork_init(_PLAIN))
+                    self._blanks.append(self._fork_init(PLAIN))
                 continue
             if any(fd == self._engine for fd, _ in ready):
                 break
@@ -159,16 +162,18 @@ class Supervisor:
     def _container(self, message: channel.Message) -> list[int]:
         for module in message["modules"]:  # a child cannot import any more once it has pivoted
             importlib.import_module(module)
-        variant = message["variant"]
-        if variant == _PLAIN and not message["modules"]:
+        ordinary = message["variant"] == PLAIN and not message["modules"]
+        if ordinary:
             self._wanted = self._most
-            if self._blanks:
-                pidfd, ours = self._blanks.pop(0)
-                return [ours.detach(), pidfd]
-        pidfd, ours = self._fork_init(variant)
+        pidfd, ours = self._blanks.pop(0) if ordinary and self._blanks else self._fork_init(message["variant"])
         return [ours.detach(), pidfd]
 
-    def _fork_init(self, variant: dict[str, bool]) -> Blank:
+    def _order(self, _: dict[str, Any]) -> list[int]:
+        """A blank container for the next test, while the one before is going: now is the time to make more."""
+        self._patience = 0
+        return self._container({"variant": PLAIN, "modules": []})
+
+    def _fork_init(self, variant: dict[str, Any]) -> Blank:
         flags = _NAMESPACES | (0 if variant["host_network"] else constants.CLONE_NEWNET)
         return self._fork(
             flags,
