@@ -20,11 +20,29 @@ MARK = "container"
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a marker stands: as a text ``file:line``, looked up only when there is something to say about it.
+
+    ``position`` is that of the marker among the ``count`` ones of ``node``, from the top.
+    """
+
+    item: pytest.Item
+    node: pytest.Item | pytest.Collector
+    position: int
+    count: int
+
+    def __str__(self) -> str:
+        lines = _lines_of_marks(self.node)
+        line = lines[self.position] if len(lines) == self.count else _line_of(self.item)
+        return f"{_shown(self.node, self.item)}:{line}"
+
+
+@dataclass(frozen=True, slots=True)
 class Marked:
-    """What one marker asks for, and ``where`` it stands: ``file:line``."""
+    """What one marker asks for, and ``where`` it stands."""
 
     spec: ContainerSpec
-    where: str
+    where: Place
 
 
 def read_marks(item: pytest.Item) -> list[Marked]:
@@ -38,11 +56,9 @@ def read_marks(item: pytest.Item) -> list[Marked]:
         by_node.setdefault(node, []).append(mark)  # type: ignore[arg-type]
     for node in item.listchain():
         marks = by_node.get(node, [])  # type: ignore[call-overload]
-        lines = _lines_of_marks(node)
         # Decorators are applied from the bottom, so that is how pytest keeps them.
         for position, mark in enumerate(reversed(marks)):
-            line = lines[position] if len(lines) == len(marks) else _line_of(item)
-            where = f"{_shown(node, item)}:{line}"
+            where = Place(item, node, position, len(marks))  # type: ignore[arg-type]
             try:
                 found.append(Marked(ContainerSpec.of(*mark.args, **mark.kwargs), where))
             except CapsuleError as error:
@@ -52,13 +68,13 @@ def read_marks(item: pytest.Item) -> list[Marked]:
     return found
 
 
-def placed(error: CapsuleError, where: str) -> UsageError:
+def placed(error: CapsuleError, where: Place | str) -> UsageError:
     """The same error, with the place of the marker or factory before it."""
     return UsageError(f"{where}: {error.message}", hint=error.hint)
 
 
 @contextlib.contextmanager
-def explaining(where: str, config: pytest.Config) -> Iterator[None]:
+def explaining(where: Place | str, config: pytest.Config) -> Iterator[None]:
     """Let an error of ours be the report's own words: with the place that asked for it, and no traceback.
 
     On a host that cannot run containers the setting ``capsule_unsupported`` decides whether the test fails or skips.
