@@ -58,12 +58,18 @@ def alive(pids):
     return [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-def namespaces_in_use():
-    found = set()
+def namespaces_in_use(since):
+    """The namespaces of processes that were there at a moment already, each with one of those.
+
+    The kernel gives the number of a namespace that is gone to the next one, which may be another pytest's.
+    """
+    found = {}
     for process in psutil.process_iter():
+        if process.create_time() > since:
+            continue
         for kind in ("pid", "net", "mnt"):
             try:
-                found.add(os.readlink(f"/proc/{process.pid}/ns/{kind}"))
+                found[os.readlink(f"/proc/{process.pid}/ns/{kind}")] = (process.pid, process.cmdline(), process.ppid())
             except OSError:
                 continue
     return found
@@ -72,12 +78,13 @@ def namespaces_in_use():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_killed_pytest_leaves_no_process_no_namespace_and_no_mount(running, number):
     process, children, namespaces = running
+    killed = time.time()
 
     process.send_signal(number)
     process.wait(timeout=20)
 
     assert until(lambda: not alive(children)), [psutil.Process(pid).cmdline() for pid in alive(children)]
-    assert not namespaces & namespaces_in_use()
+    assert {name: who for name, who in namespaces_in_use(since=killed).items() if name in namespaces} == {}
 
 
 def test_a_killed_supervisor_takes_its_containers_along(running):
