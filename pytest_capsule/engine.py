@@ -196,12 +196,14 @@ class Engine:
         folders: Sequence[Path] = (),
         no_cache: bool = False,
         progress: Progress | None = None,
+        prepared: Container | None = None,
     ) -> Container:
         """Start the container that ``spec`` asks for and wait until it is ready.
 
-        ``folders`` are where its relative paths start from, the first that has them (default: the current one).
+        ``folders`` are where its relative paths start from, the first that has them (default: the current one);
+        ``prepared`` is what ``prepare`` gave for the same spec.
         """
-        container = self.create(spec, folders=folders, no_cache=no_cache, progress=progress)
+        container = self.create(spec, folders=folders, no_cache=no_cache, progress=progress, prepared=prepared)
         with contextlib.ExitStack() as undo:
             undo.callback(container.close)
             if container.command:
@@ -218,14 +220,31 @@ class Engine:
         folders: Sequence[Path] = (),
         no_cache: bool = False,
         progress: Progress | None = None,
+        prepared: Container | None = None,
     ) -> Container:
         """The container that ``spec`` asks for, its ports published, its main process (``command``) not started yet."""
+        container = prepared or self.prepare(spec, folders=folders, no_cache=no_cache, progress=progress)
+        with contextlib.ExitStack() as undo:
+            undo.callback(container.close)
+            container.ready()
+            for mapping in parse_ports(spec.ports):
+                container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
+            undo.pop_all()
+        return container
+
+    def prepare(
+        self,
+        spec: ContainerSpec,
+        *,
+        folders: Sequence[Path] = (),
+        no_cache: bool = False,
+        progress: Progress | None = None,
+    ) -> Container:
+        """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
         image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
         command = _command_line(image, spec)
         with contextlib.ExitStack() as undo:
             container = self._create(image, spec, command, folders, undo)
-            for mapping in parse_ports(spec.ports):
-                container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
             undo.pop_all()
         return container
 

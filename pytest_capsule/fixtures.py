@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_capsule.engine import Engine
-    from pytest_capsule.marks import Marked
+    from pytest_capsule.marks import Marked, Place
     from pytest_capsule.runtime.container import Container
     from pytest_capsule.session import CapsuleSession
     from pytest_capsule.spec import ContainerSpec
+
+
+SESSION = pytest.StashKey["CapsuleSession"]()
+"""Where the session's engine is, from the first container on."""
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +33,7 @@ def _capsule_session(pytestconfig: pytest.Config) -> Iterator[CapsuleSession]:
         from pytest_capsule.session import CapsuleSession  # which says so where there is no Linux
 
         session = CapsuleSession(pytestconfig)
+    pytestconfig.stash[SESSION] = session
     with session.engine:
         yield session
 
@@ -62,7 +67,7 @@ def containers(
     item: pytest.Item = request.node
     hook = item.config.hook
     marked = _marks(item)
-    places = [one.where for one in marked] or [item.nodeid]
+    places: list[Place | str] = [*(one.where for one in marked)] or [item.nodeid]
     specs = [container_spec, *(one.spec for one in marked[1:])]
     folders = _folders(item)
     running: dict[str, Container] = {}
@@ -73,7 +78,8 @@ def containers(
                 spec = hook.pytest_capsule_spec(item=item, spec=spec) or spec
                 if network is not None and spec.network is None:
                     spec = spec.with_changes(network=network)
-                container = stack.enter_context(_capsule_session.start(spec, folders))
+                container = _capsule_session.start(spec, folders)
+            stack.callback(_capsule_session.end, container, spec)
             running[container.name] = container
             stack.callback(hook.pytest_capsule_container_stopping, container=container, item=item)
             hook.pytest_capsule_container_started(container=container, item=item)
@@ -84,6 +90,22 @@ def containers(
 def container(containers: dict[str, Container]) -> Container:
     """The test's container, running, what it waits for satisfied; of several, the first."""
     return next(iter(containers.values()))
+
+
+def prepare(session: CapsuleSession, item: pytest.Item) -> None:
+    """Begin with the container of a test that comes next, unless something stands between its marker and that."""
+    from pytest_capsule.errors import CapsuleError
+    from pytest_capsule.marks import read_marks
+
+    if not isinstance(item, pytest.Function) or "containers" not in item.fixturenames:
+        return
+    overridden = len(item._fixtureinfo.name2fixturedefs.get("container_spec", ())) > 1
+    if overridden or item.config.hook.pytest_capsule_spec.get_hookimpls():
+        return
+    with contextlib.suppress(CapsuleError):  # the test itself will say so
+        marked = read_marks(item)
+        if len(marked) == 1:
+            session.prepare(marked[0].spec, _folders(item))
 
 
 def _marks(item: pytest.Item) -> list[Marked]:

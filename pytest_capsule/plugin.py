@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_capsule import hookspecs
-from pytest_capsule.fixtures import _capsule_session, capsule, container, container_spec, containers
+from pytest_capsule.fixtures import (
+    SESSION,
+    _capsule_session,
+    capsule,
+    container,
+    container_spec,
+    containers,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["_capsule_session", "capsule", "container", "container_spec", "containers"]
 
 _LINES = 50
+_NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +82,22 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     finally:
         config._ensure_unconfigure()
     return 0 if report.works else 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Remember which test comes next."""
+    item.stash[_NEXT] = nextitem
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Before a test runs, begin with the container of the next one: it is made meanwhile."""
+    session, following = item.config.stash.get(SESSION, None), item.stash.get(_NEXT, None)
+    if session is not None:
+        session.bury()
+        if following is not None:
+            prepare(session, following)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

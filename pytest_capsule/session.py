@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_capsule.engine import Engine
+from pytest_capsule.errors import CapsuleError
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
 
@@ -40,6 +42,8 @@ class CapsuleSession:
         self._no_cache: bool = config.getoption("capsule_no_cache")
         self._lock = threading.Lock()
         self._images: dict[object, Image] = {}
+        self._ahead: tuple[ContainerSpec, Container] | None = None
+        self._ending: list[Container] = []
 
     def image(self, spec: ContainerSpec, folders: Sequence[Path]) -> Image:
         """The image of a spec; what a marker names is built once a session, anew with ``--capsule-no-cache``."""
@@ -48,12 +52,7 @@ class CapsuleSession:
         if spec.build is None:
             chosen = self.config.hook.pytest_capsule_resolve_image(reference=spec.image)
             return self.engine.image(spec.image if chosen is None else chosen)
-        build = spec.build if isinstance(spec.build, Build) else Build(spec.build)
-        key = (
-            *(str(part) for part in (build.context, build.dockerfile, build.target, build.tag, *folders, spec.target)),
-            *sorted(build.build_args.items()),
-            *sorted(spec.build_args.items()),
-        )
+        key = _build_key(spec, folders)
         with self._lock:
             if key not in self._images:
                 self._images[key] = self.engine.resolve(
@@ -62,11 +61,54 @@ class CapsuleSession:
             return self._images[key]
 
     def start(self, spec: ContainerSpec, folders: Sequence[Path]) -> Container:
-        """Start a container."""
-        image = self.image(spec, folders)
-        return self.engine.start(
-            spec.with_changes(image=image, build=None, target=None, build_args={}), folders=folders
-        )
+        """Start a container: the one that was prepared, if this is what it was prepared for."""
+        wanted = self._of_image(spec, folders)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] != wanted:
+            ahead[1].close()
+            ahead = None
+        return self.engine.start(wanted, folders=folders, prepared=None if ahead is None else ahead[1])
+
+    def prepare(self, spec: ContainerSpec, folders: Sequence[Path]) -> None:
+        """Begin with the container of the next test, if nothing that the current one does can change it.
+
+        What is wrong with it is left for the test itself to say.
+        """
+        known = spec.build is None or _build_key(spec, folders) in self._images
+        if self._ahead is None and known and _is_alone(spec):
+            with contextlib.suppress(CapsuleError):
+                wanted = self._of_image(spec, folders)
+                self._ahead = wanted, self.engine.prepare(wanted, folders=folders)
+
+    def end(self, container: Container, spec: ContainerSpec) -> None:
+        """End a test's container; what shares nothing with the next test is waited for when that runs."""
+        if _is_alone(spec) and not container.published:
+            container.end()
+            self._ending.append(container)
+        else:
+            container.close()
+
+    def bury(self) -> None:
+        """Be done with the containers of tests before this one, which have had time to go."""
+        while self._ending:
+            self._ending.pop().close()
+
+    def _of_image(self, spec: ContainerSpec, folders: Sequence[Path]) -> ContainerSpec:
+        return spec.with_changes(image=self.image(spec, folders), build=None, target=None, build_args={})
 
     def _tell(self, event: BuildEvent) -> None:
         self.config.hook.pytest_capsule_build_event(event=event)
+
+
+def _build_key(spec: ContainerSpec, folders: Sequence[Path]) -> object:
+    build = spec.build if isinstance(spec.build, Build) else Build(spec.build)
+    return (
+        *(str(part) for part in (build.context, build.dockerfile, build.target, build.tag, *folders, spec.target)),
+        *sorted(build.build_args.items()),
+        *sorted(spec.build_args.items()),
+    )
+
+
+def _is_alone(spec: ContainerSpec) -> bool:
+    """Whether a container shares neither files nor a network nor limits with anything outside."""
+    return not spec.volumes and spec.network in (None, "none") and spec.memory is spec.cpus is spec.pids is None

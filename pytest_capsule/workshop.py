@@ -114,7 +114,9 @@ class ContainerWorkshop:
         )
 
     def _container(self, spec: RuntimeSpec) -> Container:
-        return Container(self._supervisor, spec, id="build", name="build", pump=self._pump)
+        container = Container(self._supervisor, spec, id="build", name="build", pump=self._pump)
+        container.ready()
+        return container
 
     def _gather(self, tree: Tree, scratch: Path) -> None:
         """Move what was written beneath each of the host's directories to its place in the one new layer."""

@@ -84,8 +84,10 @@ class Container:
         self._main_command: tuple[Sequence[str], dict[str, Any]] | None = None
         self._log: Log | None = None
         self._paused = False
+        self._ended = False
         self._closed = False
         self._closing = threading.Lock()
+        self._furnishing: socket.socket | None = None
         self._process = os.getpid()
         self._supervisor = supervisor
         self._restraint: Restraint | None = None
@@ -99,15 +101,27 @@ class Container:
                 descriptors = [supervisor.hub_namespace(network.hub) for network in spec.networks]
                 for descriptor in descriptors:
                     hubs.callback(os.close, descriptor)
-                channel.call(self._requests, message, descriptors)
+                self._furnishing = channel.ask(self._requests, message, descriptors)
         except OSError as error:
-            self.close()
-            where = f" ({error.filename})" if error.filename else ""
-            what = f"container {name} cannot be set up: {error.strerror}{where}"
-            raise ContainerError(what, container=name) from None
+            raise self._not_set_up(error) from None
         except BaseException:
             self.close()
             raise
+
+    def ready(self) -> None:
+        """Wait until init has put the container together; ``ContainerError`` when it could not."""
+        furnishing, self._furnishing = self._furnishing, None
+        if furnishing is not None:
+            with furnishing:
+                try:
+                    channel.answer(furnishing)
+                except OSError as error:
+                    raise self._not_set_up(error) from None
+
+    def _not_set_up(self, error: OSError) -> ContainerError:
+        self.close()
+        where = f" ({error.filename})" if error.filename else ""
+        return ContainerError(f"container {self.name} cannot be set up: {error.strerror}{where}", container=self.name)
 
     def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:
         restraint = Restraint(
@@ -187,7 +201,7 @@ class Container:
     @property
     def status(self) -> str:
         """``running``, ``paused``, ``exited`` (the main process has, or init was killed), ``removed`` (closed)."""
-        if self._closed:
+        if self._ended:
             return "removed"
         if self._is_gone():
             return "exited"
@@ -651,28 +665,37 @@ class Container:
         """Call ``callback`` when everything inside is gone."""
         self._cleanup.callback(callback)
 
+    def end(self) -> None:
+        """Kill everything inside, and wait for nothing: ``close``, which must still be called, then has less to do."""
+        with self._closing:
+            if not self._ended and self._process == os.getpid():
+                self._ended = True
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
     def close(self) -> None:
         """End the container: when this returns, its processes, mounts and writable layer are gone.
 
         In a child that the test's process has forked it does nothing: the container is its parent's.
         """
+        self.end()
         with self._closing:
             if self._closed or self._process != os.getpid():
                 return
             self._closed = True
         with self._cleanup:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             gone = select.poll()
             gone.register(self._pidfd, select.POLLIN)
             gone.poll(10_000)
-            self._supervisor.order()
+            self._supervisor.order()  # not before: a fork and the end of namespaces are in each other's way
             if self._restraint is not None:
                 self._restraint.stop()  # before the descriptors that it uses are anybody else's
             self._release_main()
             for process in list(self._commands):  # what a test has started and left open
                 process.poll()
                 process.close()
+            if self._furnishing is not None:
+                self._furnishing.close()
             self._requests.close()
             os.close(self._pidfd)
 
@@ -696,7 +719,7 @@ class Container:
             raise OSError(error.errno, error.strerror, path) from None
 
     def _check_open(self, but: str = "") -> None:
-        if self._closed:
+        if self._ended:
             raise ContainerError(f"container {self.name} is closed{but}", container=self.name)
 
     def __enter__(self) -> Container:
