@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@scripts/make-debian-rootfs
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+	$(VENV)/bin/python -m benchmarks.suite
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -45,3 +45,12 @@ def test_an_unknown_subject_is_refused():
 
     assert done.returncode == 2
     assert "capsul: choose from capsule" in done.stderr
+
+
+def test_the_suite_says_what_a_container_test_costs():
+    words = [sys.executable, "-m", "benchmarks.suite", "--tests", "3", "--rounds", "1"]
+
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert "a container test costs" in done.stdout
