@@ -95,9 +95,9 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     """Before a test runs, begin with the container of the next one: it is made meanwhile."""
     session, following = item.config.stash.get(SESSION, None), item.stash.get(_NEXT, None)
     if session is not None:
-        session.bury()
         if following is not None:
             prepare(session, following)
+        session.bury()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

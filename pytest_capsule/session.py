@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pytest_capsule.runtime.container import Container
 
 
+_PATIENCE = 4  # containers of tests before that may still be going
+
+
 def cache_dir(config: pytest.Config) -> str | None:
     """Where images are kept: command line, then ini (relative to its own folder), then environment."""
     given: str | None = config.getoption("capsule_cache_dir")
@@ -89,9 +92,11 @@ class CapsuleSession:
             container.close()
 
     def bury(self) -> None:
-        """Be done with the containers of tests before this one, which have had time to go."""
-        while self._ending:
-            self._ending.pop().close()
+        """Be done with the containers of tests before this one, those that have gone; a few may take their time."""
+        for container in list(self._ending):
+            if container.is_gone() or len(self._ending) > _PATIENCE:
+                self._ending.remove(container)
+                container.close()
 
     def _of_image(self, spec: ContainerSpec, folders: Sequence[Path]) -> ContainerSpec:
         return spec.with_changes(image=self.image(spec, folders), build=None, target=None, build_args={})

@@ -203,13 +203,14 @@ class Container:
         """``running``, ``paused``, ``exited`` (the main process has, or init was killed), ``removed`` (closed)."""
         if self._ended:
             return "removed"
-        if self._is_gone():
+        if self.is_gone():
             return "exited"
         if self._paused:
             return "paused"
         return "exited" if self.exit_code is not None else "running"
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Whether init has ended, and with it everything inside."""
         ended = select.poll()
         ended.register(self._pidfd, select.POLLIN)
         return bool(ended.poll(0))
