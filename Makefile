@@ -2,6 +2,7 @@
 #   make demo             the examples, offline, on the built-in images, as whoever calls
 #   make test             the tests; as root once for each kind of user (PYTEST_ARGS="-x -k word" reaches pytest)
 #   make lint             ruff and strict mypy
+#   make docs             the documentation as a site, in docs/_build; a warning is an error
 #   make bench            the figures beside bubblewrap, Docker, buildah and runc (BENCH_ARGS="--rounds 5")
 #   make ... PYTHON=/usr/bin/python3.12 VENV=/tmp/venv     another Python, another place for the environment
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 .DEFAULT_GOAL := test
 
 INSTALLED := $(VENV)/installed
@@ -29,11 +30,15 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[docs]'
+	$(VENV)/bin/sphinx-build -q -W --keep-going docs docs/_build
+
 bench: $(INSTALLED)
 	@scripts/make-debian-rootfs
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 	$(VENV)/bin/python -m benchmarks.suite
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
