@@ -6,8 +6,8 @@ What a block is for is said by a comment on the line before it, which no reader 
     <!-- fails -->                      its last command ends with another code than 0
     <!-- not run: REASON -->            it is only looked at: Python must compile, YAML, TOML and Dockerfiles must parse
 
-Without one, a ``console`` block is typed into a shell and must print what it shows (``...`` stands for any lines, or for
-any part of a line), Python with a test in it is given to pytest, other Python to Python.
+Without one, a ``console`` block is typed into a shell and must print what it shows (``...`` stands for any lines, or
+for any part of a line), Python with a test in it is given to pytest, other Python to Python.
 """
 
 from __future__ import annotations
