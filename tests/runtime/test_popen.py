@@ -115,15 +115,14 @@ def test_a_terminal_is_one(host):
 
 
 def test_a_terminal_has_a_size_and_tells_of_a_new_one(host):
-    script = "import os, signal\nprint(*os.get_terminal_size(), flush=True)\n"
-    # os.write: a print in a handler that interrupts a print is refused (reentrant call)
-    script += "signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'%d %d' % os.get_terminal_size()))\n"
-    script += "print('ready', flush=True)\ninput()\n"
+    # waited for, not handled: Python would run a handler only when its read returns
+    script = "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])\n"
+    script += "print(*os.get_terminal_size(), 'ready', flush=True)\n"
+    script += "signal.sigwait([signal.SIGWINCH])\nprint(*os.get_terminal_size(), flush=True)\n"
     process = host.popen(["python3", "-c", script], tty=True, window=(24, 80))
     assert b"80 24" in read_until(process.terminal, b"ready")
     process.resize(40, 132)
     assert b"132 40" in read_until(process.terminal, b"132 40")
-    os.write(process.terminal, b"\n")
     assert process.wait(DEADLINE) == 0
 
 
