@@ -185,7 +185,7 @@ def _ids(engine: Engine) -> Ability:
     tools = [tool for tool in ("newuidmap", "newgidmap") if shutil.which(tool) is None]
     if tools:
         mend = f"install the package with {' and '.join(tools)} (Debian: uidmap, Fedora: shadow-utils), then {mend}"
-    detail = "root only: a container that needs another user, as apt-get does, fails"
+    detail = "root only: builds feign other users, a container that is to run as one fails"
     return Ability(name, False, detail, mend=mend, needed=False)
 
 

@@ -7,7 +7,6 @@ there, and becomes one of the store's by a rename.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import selectors
 import stat
@@ -66,6 +65,7 @@ class ContainerWorkshop:
             host_network=not isolated,
             privileged=command.privileged,
             capabilities=frozenset(capabilities.NAMES) if command.privileged else capabilities.DEFAULT,
+            feigns_root=self._supervisor.ids.kind == "single",
         )
         with self._container(spec) as container:
             try:
@@ -73,6 +73,9 @@ class ContainerWorkshop:
             except CommandNotFound as error:
                 output(f"{error.message}\n")
                 code = error.exit_code
+            if spec.feigns_root and command.user:
+                added = [change.path for change in container.diff() if change.kind == "A"]
+                container.claim(added, user=command.user)
         self._gather(tree, scratch)
         return code
 
@@ -86,13 +89,7 @@ class ContainerWorkshop:
     def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
         """WORKDIR."""
         with self._container(self._bare(tree, scratch)) as container:
-            try:
-                container.make_directory(path, user=user)
-            except OSError as error:
-                if error.errno != errno.EINVAL or error.strerror != os.strerror(errno.EINVAL):
-                    raise
-                reason = f"cannot belong to {user}: the containers of this user have no such id (see /etc/subuid)"
-                raise OSError(errno.EINVAL, reason, path) from None
+            container.make_directory(path, user=user)
         self._gather(tree, scratch)
 
     @contextlib.contextmanager
@@ -103,7 +100,8 @@ class ContainerWorkshop:
         )
         with self._container(spec) as container:
             kind = self._supervisor.ids.kind
-            yield TreeFolder(container, foreign=kind == "single" or (kind == "range" and bool(tree.host_directories)))
+            foreign = kind == "single" or (kind == "range" and bool(tree.host_directories))
+            yield TreeFolder(container, foreign=foreign, recorded=kind == "single")
 
     def _bare(self, tree: Tree, scratch: Path, modules: tuple[str, ...] = ()) -> RuntimeSpec:
         return RuntimeSpec(
@@ -137,21 +135,24 @@ class ContainerWorkshop:
 class TreeFolder:
     """The files of a tree as its own root sees them, with the ids that count there: ``build.folders.Folder``.
 
-    ``foreign``: what belongs to nobody there is the host's, and is to be root's where it is copied to.
+    ``foreign``: what belongs to nobody there is the host's, and is to be root's where it is copied to. ``recorded``:
+    owners may be those of records (``_linux.ownership``).
     """
 
-    def __init__(self, container: Container, *, foreign: bool) -> None:
+    def __init__(self, container: Container, *, foreign: bool, recorded: bool) -> None:
         self._container = container
+        self._recorded = recorded
         self._owners = {_NOBODY: 0} if foreign else {}
 
     def entries(self, path: str) -> list[tuple[str, Status]]:
         """What lies in a directory: name and ``lstat``, sorted by name."""
-        listed = channel.call(self._container.requests, {"op": "list", "path": f"/{path}"})[0]["entries"]
+        message = {"op": "list", "path": f"/{path}", "recorded": self._recorded}
+        listed = channel.call(self._container.requests, message)[0]["entries"]
         return [(entry["name"], self._status(entry)) for entry in listed]
 
     def status(self, path: str) -> Status:
         """``lstat``."""
-        message = {"op": "stat", "path": f"/{path}", "follow": False}
+        message = {"op": "stat", "path": f"/{path}", "follow": False, "recorded": self._recorded}
         return self._status(channel.call(self._container.requests, message)[0]["stat"])
 
     def target(self, path: str) -> str:

@@ -13,7 +13,7 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING
 
-from pytest_capsule._linux import constants, syscalls
+from pytest_capsule._linux import constants, ownership, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +89,6 @@ def _make_directory(name: str, parent_fd: int, mode: int, owner: tuple[int, int]
         os.fchmod(fd, mode)  # mkdir's mode went through the umask
         info = os.fstat(fd)
         if (info.st_uid, info.st_gid) != owner:
-            os.fchown(fd, *owner)
+            ownership.give_open(fd, *owner)
     finally:
         os.close(fd)

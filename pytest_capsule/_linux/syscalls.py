@@ -138,18 +138,21 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _check(_libc.syscall(_LONG(_SYS_CAPSET), ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
-def seccomp(program: bytes) -> None:
+def seccomp(program: bytes, *, listen: bool = False) -> int:
     """Put this process, and all that it starts, under one more filter: an array of ``struct sock_filter``.
 
-    EACCES without ``no_new_privs`` or CAP_SYS_ADMIN in the user namespace. The flag is runc's default too: else a
-    filter switches speculative store bypass off on kernels before 5.16, which slows every command.
+    With ``listen`` it gives a descriptor of the calls that the filter hands on (``seccomp.notification``); EBUSY where
+    another filter of this process has a listener already. EACCES without ``no_new_privs`` or CAP_SYS_ADMIN in the user
+    namespace. The flag is runc's default too: else a filter switches speculative store bypass off on kernels before
+    5.16, which slows every command.
     """
     filter_program = _FilterProgram(len(program) // constants.SOCK_FILTER_SIZE, program)
-    _check(
+    listener = constants.SECCOMP_FILTER_FLAG_NEW_LISTENER if listen else 0
+    return _check(
         _libc.syscall(
             _LONG(_SYS_SECCOMP),
             ctypes.c_uint(constants.SECCOMP_SET_MODE_FILTER),
-            ctypes.c_uint(constants.SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+            ctypes.c_uint(constants.SECCOMP_FILTER_FLAG_SPEC_ALLOW | listener),
             ctypes.byref(filter_program),
         ),
         "seccomp",

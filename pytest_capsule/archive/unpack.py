@@ -17,7 +17,7 @@ import tarfile
 import zlib
 from typing import IO, TYPE_CHECKING
 
-from pytest_capsule._linux import inroot
+from pytest_capsule._linux import inroot, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,8 +44,9 @@ def is_archive(file: IO[bytes]) -> bool:
 def unpack(file: IO[bytes], root: int, *, owner: Callable[[tarfile.TarInfo], Owner] | None = None) -> int:
     """Unpack the archive ``file`` into the directory descriptor ``root``; returns how many members it had.
 
-    ``owner`` says who owns a member (default: whom the archive names, where this user namespace has that id). Device
-    nodes are left out where the kernel does not let this process make one (a user namespace), as Docker does.
+    ``owner`` says who owns a member (default: whom the archive names); where there is no such id here it is recorded
+    (``_linux.ownership``). Device nodes are left out where the kernel does not let this process make one (a user
+    namespace), as Docker does.
     ``tarfile.TarError`` for a broken archive.
     """
     try:
@@ -100,7 +101,7 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: int, owner: 
     path = _inside(member.name)
     if path == "/":
         if member.isdir():
-            _give(".", root, owner)
+            ownership.give(root, ".", *owner)
             os.chmod(".", stat.S_IMODE(member.mode), dir_fd=root)
         return
     try:
@@ -115,8 +116,10 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: int, owner: 
 def _create(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str, root: int, owner: Owner) -> None:
     _make_room(parent, name, for_directory=member.isdir())
     if member.isdir():
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            ownership.record_in(parent, name, *ownership.ROOT)
     elif member.isreg():
         _write_file(archive, member, parent, name)
     elif member.issym():
@@ -127,20 +130,11 @@ def _create(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name
         return  # it has the owner, mode and time of the file it is
     elif not _make_node(member, parent, name):
         return
-    _give(name, parent, owner)
+    ownership.give(parent, name, *owner)
     if not member.issym():  # after chown, which clears setuid bits
         os.chmod(name, stat.S_IMODE(member.mode), dir_fd=parent)
     _set_xattrs(parent, name, member)
     os.utime(name, ns=_times(member), dir_fd=parent, follow_symlinks=False)
-
-
-def _give(name: str, parent: int, owner: Owner) -> None:
-    try:
-        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
-    except OSError as error:
-        # An id that is not mapped in this user namespace (user_namespaces(7)): without a range of ids, all is root's.
-        if error.errno != errno.EINVAL:
-            raise
 
 
 def _make_room(parent: int, name: str, *, for_directory: bool) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,13 @@ def _group(name: str) -> int:
     raise OSError(errno.EINVAL, f"no group {name!r} in the image's /etc/group", name)
 
 
-def start(message: dict[str, Any], stdio: list[int], *, many_ids: bool) -> subprocess.Popen[bytes]:
+def start(
+    message: dict[str, Any], stdio: list[int], *, many_ids: bool, enter: Callable[[], object] | None = None
+) -> subprocess.Popen[bytes]:
     """Start ``message["argv"]`` with the three descriptors of ``stdio``.
 
     ``message``: ``argv``, ``env`` (the whole environment but HOME), ``cwd``, ``user`` (``user[:group]``), ``tty``.
+    ``enter`` is called in its process before it is executed, for one whose ids are feigned.
     An ``OSError`` has as its ``filename`` what was wrong: ``user``, ``ids`` (there are none but root), ``workdir`` or
     ``command``.
     """
@@ -85,10 +88,11 @@ def start(message: dict[str, Any], stdio: list[int], *, many_ids: bool) -> subpr
     env.setdefault("HOME", who.home)
     identity: dict[str, Any] = {}
     if not many_ids:
-        if (who.uid, who.gid) != (0, 0):
+        if enter is None and (who.uid, who.gid) != (0, 0):
             raise OSError(errno.EINVAL, f"user {message['user']!r} needs a range of ids", "ids")
     elif (who.uid, who.gid, who.groups) != (0, 0, ()):
         identity = {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
+    first = [step for step in (_take_terminal if message["tty"] else None, enter) if step is not None]
     with _about("workdir"):
         workdir = files.open_file(message["cwd"], os.O_PATH | os.O_DIRECTORY, 0)
     try:
@@ -104,7 +108,7 @@ def start(message: dict[str, Any], stdio: list[int], *, many_ids: bool) -> subpr
                 env=env,
                 umask=0o022,
                 start_new_session=True,
-                preexec_fn=_take_terminal if message["tty"] else None,
+                preexec_fn=(lambda: [step() for step in first]) if first else None,  # else it is a vfork
                 **identity,
             )
     finally:

@@ -485,6 +485,10 @@ class Container:
         """``mkdir -p`` inside; whether anything had to be made."""
         return bool(self._call({"op": "mkdir", "path": path, "mode": mode, "user": user})[0]["made"])
 
+    def claim(self, paths: Sequence[str], *, user: str) -> None:
+        """Record a user as the owner of files that have no owner on record, where a single id owns them all."""
+        self._call({"op": "claim", "paths": list(paths), "user": user})
+
     def diff(self) -> list[Change]:
         """What has been added (A), changed (C) and deleted (D) in the writable layer, sorted by path."""
         entries = self._call({"op": "changes"})[0]["changes"]

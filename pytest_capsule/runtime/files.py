@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import inroot
+from pytest_capsule._linux import inroot, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +77,16 @@ def describe(info: os.stat_result) -> dict[str, int]:
     }
 
 
-def status(path: str, *, follow: bool) -> dict[str, int]:
-    """``stat`` or ``lstat`` of a path."""
+def _describe_in(parent: int, name: str, recorded: bool) -> dict[str, int]:
+    """``lstat``, with the owner that is recorded (``_linux.ownership``) in the place of root."""
+    found = describe(os.lstat(name, dir_fd=parent))
+    if recorded and (owner := ownership.recorded_in(parent, name)):
+        found["uid"], found["gid"] = owner
+    return found
+
+
+def status(path: str, *, follow: bool, recorded: bool = False) -> dict[str, int]:
+    """``stat`` or ``lstat`` of a path; with ``recorded``, as ``entries``."""
     with _opened_root() as root:
         if follow:
             fd = inroot.open_inside(root, path, os.O_PATH)
@@ -89,7 +97,7 @@ def status(path: str, *, follow: bool) -> dict[str, int]:
         if not path.strip("/"):
             return describe(os.fstat(root))
         with inroot.parent(root, path) as (fd, name):
-            return describe(os.lstat(name, dir_fd=fd))
+            return _describe_in(fd, name, recorded)
 
 
 def link_target(path: str) -> str:
@@ -98,8 +106,11 @@ def link_target(path: str) -> str:
         return os.readlink(name, dir_fd=fd)
 
 
-def entries(path: str) -> list[dict[str, Any]]:
-    """The entries of a directory with their ``lstat`` and, for symlinks, their targets; sorted by name."""
+def entries(path: str, *, recorded: bool = False) -> list[dict[str, Any]]:
+    """The entries of a directory with their ``lstat`` and, for symlinks, their targets; sorted by name.
+
+    With ``recorded``, an owner that could only be recorded (``_linux.ownership``) is the file's.
+    """
     with _opened_root() as root:
         fd = inroot.open_inside(root, path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -107,9 +118,9 @@ def entries(path: str) -> list[dict[str, Any]]:
         for name in sorted(os.listdir(fd)):
             # Gone between the two calls, or, without root, a directory of another owner that hides even its marks.
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                info = os.lstat(name, dir_fd=fd)
-                target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(info.st_mode) else None
-                found.append({"name": name, "target": target, **describe(info)})
+                info = _describe_in(fd, name, recorded)
+                target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(info["mode"]) else None
+                found.append({"name": name, "target": target, **info})
         return found
     finally:
         os.close(fd)
@@ -119,6 +130,15 @@ def make_directories(path: str, mode: int, owner: tuple[int, int]) -> list[str]:
     """``mkdir -p``; returns the directories that were not there."""
     with _opened_root() as root:
         return inroot.make_directories(root, path, mode=mode, owner=owner)
+
+
+def claim(paths: list[str], uid: int, gid: int) -> None:
+    """Record the owner of those files that have none on record."""
+    with _opened_root() as root:
+        for path in paths:
+            with inroot.parent(root, path) as (parent, name):
+                if ownership.recorded_in(parent, name) is None:
+                    ownership.record_in(parent, name, uid, gid)
 
 
 def changes(uppers: list[Upper]) -> list[dict[str, Any]]:

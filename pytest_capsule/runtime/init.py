@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule._linux import capabilities, channel, constants, netlink, syscalls
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import commands, files, placement, rootfs
+from pytest_capsule.runtime.feigned_root import FeignedRoot
 
 if TYPE_CHECKING:
     import subprocess
@@ -48,17 +49,20 @@ class Init:
         self._requests = requests
         self._identity = identity
         self._victims: commands.Victims | None = None
+        self._feigned: FeignedRoot | None = None
+        self._poll = select.poll()
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._texts: rootfs.Texts = {}
         self._uppers: list[rootfs.Upper] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
         self._operations: dict[str, Callable[[channel.Message, list[int]], Reply]] = {
             "open": self._open,
-            "stat": lambda message, _: ({"stat": files.status(message["path"], follow=message["follow"])}, []),
+            "stat": lambda message, _: ({"stat": files.status(**_given(message, "path", "follow", "recorded"))}, []),
             "link": lambda message, _: ({"target": files.link_target(message["path"])}, []),
-            "list": lambda message, _: ({"entries": files.entries(message["path"])}, []),
+            "list": lambda message, _: ({"entries": files.entries(**_given(message, "path", "recorded"))}, []),
             "mkdir": self._mkdir,
             "place": self._place,
+            "claim": self._claim,
             "changes": lambda _, __: ({"changes": files.changes(self._uppers)}, []),
             "export": lambda _, fds: ({"entries": files.export(self._uppers, fds[0])}, []),
             "signal": self._signal,
@@ -112,6 +116,8 @@ class Init:
     def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
         for network, hub in zip(spec["networks"], hubs, strict=True):
             self._join(network, hub)
+        if spec["feigns_root"]:
+            self._feigned = FeignedRoot()
         if spec.get("memory"):
             self._victims = commands.Victims()
         self._uppers = rootfs.assemble(spec, self._texts)
@@ -128,15 +134,17 @@ class Init:
         wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, _note)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._requests, select.POLLIN)
-        poll.register(wake, select.POLLIN)
+        self._poll.register(self._requests, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, events in self._poll.poll():
                 if fd == wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 512)
                     self._reap()
+                elif self._feigned is not None and fd in self._feigned:
+                    if not self._feigned.serve(fd, events):
+                        self._poll.unregister(fd)
                 elif not self._answer():
                     return
 
@@ -173,7 +181,12 @@ class Init:
 
     def _execute(self, message: channel.Message, stdio: list[int], answers: socket.socket) -> bool:
         with self._victims or contextlib.nullcontext():
-            process = commands.start(message, stdio, many_ids=self._identity.many_ids)
+            if self._feigned is None:
+                process = commands.start(message, stdio, many_ids=self._identity.many_ids)
+            else:
+                process, listener = self._feigned.start(message, stdio)
+                if listener is not None:
+                    self._poll.register(listener, select.POLLIN)
         self._running[process.pid] = (process, answers)
         with contextlib.suppress(BrokenPipeError):  # whoever asked has gone; the command is reaped all the same
             channel.send(answers, {"pid": process.pid})
@@ -209,6 +222,11 @@ class Init:
         placement.place({**message, "owner": owner, "parents_owner": owner or [0, 0]}, roots)
         return {}, []
 
+    def _claim(self, message: channel.Message, _: list[int]) -> Reply:
+        who = commands.account(message["user"])
+        files.claim(message["paths"], who.uid, who.gid)
+        return {}, []
+
     def _signal(self, message: channel.Message, _: list[int]) -> Reply:
         pid = message["pid"]
         if pid > 0 and pid not in self._running:  # ended and reaped: the number may be another's by now
@@ -242,6 +260,11 @@ class Init:
 
     def _join(self, network: dict[str, Any], hub: int) -> None:
         bridge.attach(hub, self._own_network, **network)
+
+
+def _given(message: channel.Message, *names: str) -> dict[str, Any]:
+    """The arguments in a request, those that it leaves out left out."""
+    return {name: message[name] for name in names if name in message}
 
 
 def _note(signum: int, frame: object) -> None:

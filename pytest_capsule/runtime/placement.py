@@ -19,7 +19,7 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import constants, inroot, syscalls
+from pytest_capsule._linux import constants, inroot, ownership, syscalls
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
@@ -151,20 +151,10 @@ def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: l
             os.mkfifo(name, 0o600, dir_fd=parent)
         else:
             os.mknod(name, 0o600 | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK), int(link), dir_fd=parent)
-    _give(name, parent, owner or [uid, gid], path)
+    ownership.give(parent, name, *(owner or (uid, gid)))
     if kind != "l":
         os.chmod(name, mode, dir_fd=parent)  # after chown, which clears setuid bits
     os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
-
-
-def _give(name: str, parent: int, owner: list[int], path: str) -> None:
-    try:
-        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        reason = "cannot belong to {}:{}: the containers of this user have no such id (see /etc/subuid)".format(*owner)
-        raise OSError(errno.EINVAL, reason, path) from None
 
 
 def _make_directory(name: str, parent: int, path: str) -> None:
@@ -173,6 +163,7 @@ def _make_directory(name: str, parent: int, path: str) -> None:
     except FileExistsError:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
             raise OSError(errno.ENOTDIR, "cannot copy a directory over what is not one", path) from None
+        ownership.record_in(parent, name, *ownership.ROOT)
 
 
 def _make_room(name: str, parent: int) -> None:

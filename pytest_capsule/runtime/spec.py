@@ -58,7 +58,8 @@ class RuntimeSpec:
 
     ``env`` is the whole environment of its commands but HOME, which the user decides; ``files`` are texts to be seen at
     a path whatever the image has there; ``bare`` leaves out ``/dev``, ``/proc``, ``/sys``, files and volumes, for steps
-    of a build that only place files; ``modules`` are what init must have imported for that.
+    of a build that only place files; ``modules`` are what init must have imported for that. ``feigns_root``: commands
+    find that they may chown and become any user, for a container that has a single id.
     """
 
     overlays: tuple[Overlay, ...]
@@ -76,6 +77,7 @@ class RuntimeSpec:
     capabilities: frozenset[str] = frozenset()
     bare: bool = False
     modules: tuple[str, ...] = ()
+    feigns_root: bool = False
 
     def variant(self) -> dict[str, Any]:
         """The part that is decided when init is forked: see ``PLAIN``."""
@@ -110,4 +112,5 @@ class RuntimeSpec:
             "privileged": self.privileged,
             "capabilities": sorted(self.capabilities),
             "bare": self.bare,
+            "feigns_root": self.feigns_root,
         }

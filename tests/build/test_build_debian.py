@@ -1,9 +1,6 @@
 """A real distribution: its package manager in a RUN, and what it installed in a container of the result."""
 
-import pytest
 
-
-@pytest.mark.identities("root", "range")
 def test_apt_get_install(project, debian_tar):
     """The one test that needs the network: packages come from where this machine's apt takes them."""
     image = project.build(

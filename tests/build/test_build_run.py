@@ -108,20 +108,6 @@ def test_user_runs_what_follows(project):
     assert read == {"uid": "1234\n", "gid": "1235\n", "home": "/home/app\n", "no": "no\n", "number": "77\n88\n"}
 
 
-@pytest.mark.identities("single")
-def test_with_one_id_there_is_no_other_user(project):
-    with pytest.raises(BuildError, match="user '1234'") as caught:
-        project.build("FROM capsule/host\nUSER 1234\nRUN true\n")
-    assert caught.value.line == 3
-    assert "--add-subuids" in str(caught.value)
-
-
-@pytest.mark.identities("single")
-def test_with_one_id_no_working_directory_can_belong_to_another(project):
-    with pytest.raises(BuildError, match=r"cannot belong to 1234:1234: .*/etc/subuid.*: /work"):
-        project.build("FROM capsule/host\nUSER 1234\nWORKDIR /work\n")
-
-
 def test_a_user_that_the_image_does_not_have(project):
     with pytest.raises(BuildError, match="no user 'nobody-here'") as caught:
         project.build("FROM capsule/host\nUSER nobody-here\nRUN true\n")

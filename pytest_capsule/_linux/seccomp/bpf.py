@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ALLOW = 0x7FFF0000
 """SECCOMP_RET_ALLOW."""
 
+HAND_ON = 0x7FC00000
+"""SECCOMP_RET_USER_NOTIF: whoever listens to the filter answers (``seccomp.notification``)."""
+
 LIMIT = 4096
 """Instructions that the kernel takes (BPF_MAXINSNS)."""
 
