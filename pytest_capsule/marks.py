@@ -81,13 +81,15 @@ def explaining(where: Place | str, config: pytest.Config) -> Iterator[None]:
     """
     import pytest
 
+    from pytest_capsule.settings import SETTINGS  # which imports pytest
+
     try:
         yield
     except CapsuleError as error:
         message = str(placed(error, where)) if where else str(error)
         if isinstance(error, BuildError):
             message = f"{where}: the image cannot be built\n{error}"
-        if isinstance(error, UnsupportedHost) and config.getini("capsule_unsupported") == "skip":
+        if isinstance(error, UnsupportedHost) and config.stash[SETTINGS].unsupported == "skip":
             raise pytest.skip.Exception(message) from None
         raise pytest.fail.Exception(message, pytrace=False) from None
 

@@ -17,6 +17,7 @@ from pytest_capsule.fixtures import (
     containers,
     prepare,
 )
+from pytest_capsule.settings import SETTINGS, add_options, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -26,23 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["_capsule_session", "capsule", "container", "container_spec", "containers"]
 
 _LINES = 50
+_MARKER = """\
+container(image=None, *, build=None, **keywords): the test's own container, for the fixtures container and containers \
+(see pytest --fixtures). image is a reference or an Image, build a folder, a Dockerfile or a Build.
+    keywords, as in Docker: name target build_args command entrypoint env user workdir hostname ports volumes tmpfs
+    network extra_hosts wait timeout memory cpus pids read_only cap_add cap_drop privileged labels stdin
+    examples: container("hello-world"), container(build="app", ports=[8000], wait=wait.http("/", port=8000))"""
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ours."""
-    group = parser.getgroup("capsule", "containers (pytest-capsule)")
-    group.addoption("--capsule-no-cache", action="store_true", help="build every layer anew")
-    group.addoption("--capsule-cache-dir", metavar="DIR", help="where images and layers are kept")
-    group.addoption(
-        "--capsule-check", action="store_true", help="print what this host can and cannot do, run hello-world, exit"
-    )
-    parser.addini("capsule_cache_dir", "where images and layers are kept, relative to this file", default="")
-    parser.addini(
-        "capsule_unsupported",
-        "what a container test gets on a host that cannot run one: error or skip",
-        default="error",
-    )
+    add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -52,15 +48,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    config.addinivalue_line(
-        "markers",
-        "container(image=None, *, build=None, name, target, build_args, command, entrypoint, env, user, workdir, "
-        "hostname, ports, volumes, tmpfs, network, extra_hosts, wait, timeout, memory, cpus, pids, read_only, cap_add, "
-        "cap_drop, privileged, labels, stdin): the test's own container, for the fixtures container and containers",
-    )
-    unsupported = config.getini("capsule_unsupported")
-    if unsupported not in ("error", "skip"):
-        raise pytest.UsageError(f"capsule_unsupported = {unsupported}: it is error or skip")
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[SETTINGS] = read_settings(config)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -72,9 +61,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     config._do_configure()  # as pytest's own --markers does, for the terminal
     try:
         from pytest_capsule.engine import Engine  # which says so where there is no Linux
-        from pytest_capsule.session import cache_dir
 
-        with Engine(cache_dir(config)) as engine:
+        with Engine(config.stash[SETTINGS].cache_dir) as engine:
             report = engine.check()
         config.get_terminal_writer().line(report.table())
     except CapsuleError as error:

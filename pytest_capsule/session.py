@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_capsule.engine import Engine
 from pytest_capsule.errors import CapsuleError
+from pytest_capsule.settings import SETTINGS
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pytest
 
@@ -25,24 +25,13 @@ if TYPE_CHECKING:
 _PATIENCE = 4  # containers of tests before that may still be going
 
 
-def cache_dir(config: pytest.Config) -> str | None:
-    """Where images are kept: command line, then ini (relative to its own folder), then environment."""
-    given: str | None = config.getoption("capsule_cache_dir")
-    if given:
-        return str(config.invocation_params.dir / given)
-    written: str = config.getini("capsule_cache_dir")
-    if written:
-        return str((config.inipath.parent if config.inipath else config.rootpath) / Path(written).expanduser())
-    return os.environ.get("CAPSULE_CACHE_DIR")
-
-
 class CapsuleSession:
     """Starts the containers of markers and factories."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.engine = Engine(cache_dir(config))
-        self._no_cache: bool = config.getoption("capsule_no_cache")
+        self._settings = config.stash[SETTINGS]
+        self.engine = Engine(self._settings.cache_dir)
         self._lock = threading.Lock()
         self._images: dict[object, Image] = {}
         self._ahead: tuple[ContainerSpec, Container] | None = None
@@ -59,7 +48,7 @@ class CapsuleSession:
         with self._lock:
             if key not in self._images:
                 self._images[key] = self.engine.resolve(
-                    spec, folders=folders, no_cache=self._no_cache, progress=self._tell
+                    spec, folders=folders, no_cache=self._settings.no_cache, progress=self._tell
                 )
             return self._images[key]
 

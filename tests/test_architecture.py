@@ -32,12 +32,13 @@ BELOW_ENGINE = set(FLOORS)
 FLOORS |= {
     "engine": BELOW_ENGINE | {"check"},
     "check": BELOW_ENGINE | {"engine"},
-    "marks": {"errors", "spec"},
+    "settings": {"runtime"},
+    "marks": {"errors", "settings", "spec"},
     "hookspecs": {"__init__"},
-    "session": BELOW_ENGINE | {"engine", "marks"},
+    "session": BELOW_ENGINE | {"engine", "marks", "settings"},
     "fixtures": {"errors", "engine", "marks", "session", "runtime", "spec"},
     "factories": {"errors", "marks", "networks", "runtime", "session", "spec", "store"},
-    "plugin": {"errors", "check", "engine", "fixtures", "hookspecs", "progress", "runtime", "session"},
+    "plugin": {"errors", "check", "engine", "fixtures", "hookspecs", "progress", "runtime", "session", "settings"},
     "cli": BELOW_ENGINE | {"engine", "check", "__init__"},
     "__main__": {"cli"},
     "__init__": BELOW_ENGINE | {"engine", "factories"},
@@ -130,6 +131,7 @@ def test_the_plugin_imports_nothing_of_the_engine():
         "pytest_capsule.fixtures",
         "pytest_capsule.hookspecs",
         "pytest_capsule.plugin",
+        "pytest_capsule.settings",
     }
 
 

@@ -50,7 +50,7 @@ class Limits:
 def _memory(value: int | str | None) -> int | None:
     if value is None:
         return None
-    size = _parse_size(value)
+    size = parse_size(value)
     if size is None:
         raise UsageError(
             f"memory={value!r}: it takes a number of bytes, or a text with a unit (b, k, m, g, t or p)",
@@ -61,7 +61,8 @@ def _memory(value: int | str | None) -> int | None:
     return size or None  # Docker: 0 is no limit
 
 
-def _parse_size(value: int | str) -> int | None:
+def parse_size(value: int | str) -> int | None:
+    """The bytes that a number, or a text with a unit of 1024s (``64m``, ``1.5 GiB``), means; ``None`` if neither."""
     if isinstance(value, int):
         return None if isinstance(value, bool) or value < 0 else value
     match = _SIZE.fullmatch(value)

@@ -8,6 +8,7 @@ import pytest
 
 import pytest_capsule
 from pytest_capsule import ContainerSpec, errors, plugin
+from pytest_capsule.settings import ENVIRONMENT, OPTIONS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -29,6 +30,7 @@ def test_every_option_is_named(pytestconfig: pytest.Config):
     names |= {name for group in pytestconfig._parser._groups for option in group.options for name in option.names()}
     settings = set(pytestconfig._parser._inidict)
     ours = {name for name in names | settings if name.startswith(("--capsule-", "capsule_"))}
+    ours |= {option.in_environment for option in OPTIONS if ENVIRONMENT in option.places}
     assert first_columns("plugin.md", "Options") == ours
 
 

@@ -126,15 +126,6 @@ def test_the_cache_is_where_option_ini_or_environment_say(pytester, monkeypatch)
     assert used("--capsule-cache-dir", "option") == {"option"}
 
 
-def test_a_wrong_option_is_named(pytester):
-    pytester.makeini("[pytest]\ncapsule_unsupported = perhaps\n")
-
-    result = pytester.runpytest_inprocess()
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*capsule_unsupported = perhaps: it is error or skip*"])
-
-
 def test_a_cache_that_cannot_be_written_is_one_clear_error(pytester):
     pytester.makepyfile(
         """
