@@ -1,151 +1,255 @@
 """Unpacks a tar archive beneath a directory, and never outside of it.
 
-``tarfile`` only reads the headers here. Where a member lands is resolved by the kernel inside the root
-(``_linux.inroot``): absolute names, ``..`` and symlinked parents stay within it, as in a chroot, which is what Docker
-uses (moby, ``pkg/chrootarchive``). What replaces what follows moby's ``pkg/archive``.
+Where a member lands is resolved by the kernel inside the root (``_linux.inroot``): absolute names, ``..`` and symlinked
+parents stay within it, as in a chroot, which is what Docker uses (moby, ``pkg/chrootarchive``). What replaces what
+follows moby's ``pkg/archive``. Nothing else may write beneath the root meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import lzma
 import os
+import posixpath
 import stat
-import tarfile
-import zlib
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from pytest_capsule._linux import inroot, ownership
+from pytest_capsule.archive.compression import Broken, unpacked
+from pytest_capsule.archive.members import Member, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from typing_extensions import Self
 
-_XATTR = "SCHILY.xattr."
-_CHUNK = 1 << 20
 Owner = tuple[int, int]
-Broken = tarfile.TarError
+WhoseIs = Callable[[Member], Owner]
+_FOLDERS_KEPT = 16
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEVICES = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK}
+# Marks of overlay filesystems, which tell what a layer hides, and of recorded owners: an archive says both in its own way.
+_MARKS = ("user.overlay.", "trusted.overlay.", ownership.XATTR)
 
 
 def is_archive(file: IO[bytes]) -> bool:
-    """Whether ``file`` is a tar, plain or compressed with gzip, bzip2 or xz; its position is put back to the start."""
+    """Whether ``file`` is a tar, plain or compressed; its position is put back to the start."""
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            return archive.next() is not None
-    except (tarfile.TarError, EOFError, OSError):
+        return next(iter(Reader(unpacked(file))), None) is not None
+    except (Broken, OSError):
         return False
     finally:
         file.seek(0)
 
 
-def unpack(file: IO[bytes], root: int, *, owner: Callable[[tarfile.TarInfo], Owner] | None = None) -> int:
+def unpack(file: IO[bytes], root: int, *, owner: WhoseIs | None = None) -> int:
     """Unpack the archive ``file`` into the directory descriptor ``root``; returns how many members it had.
 
     ``owner`` says who owns a member (default: whom the archive names); where there is no such id here it is recorded
     (``_linux.ownership``). Device nodes are left out where the kernel does not let this process make one (a user
     namespace), as Docker does.
-    ``tarfile.TarError`` for a broken archive.
+    ``Broken`` for an archive that is damaged.
     """
-    try:
-        return _unpack(file, root, owner or (lambda member: (member.uid, member.gid)))
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise tarfile.ReadError(str(error)) from None
-
-
-def _unpack(file: IO[bytes], root: int, owner: Callable[[tarfile.TarInfo], Owner]) -> int:
-    directories: list[tarfile.TarInfo] = []
     count = 0
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member, errors="surrogateescape") as archive:
-        for member in archive:
+    reader = Reader(unpacked(file))
+    with Placing(reader, root, owner or named_owner) as placing:
+        for member in reader:
             count += 1
-            _place(archive, member, root, owner(member))
-            if member.isdir():
-                directories.append(member)
-            archive.members = []  # type: ignore[attr-defined]  # a stream is read once: do not keep every header
-    for member in reversed(directories):  # what was written into them has changed their times
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _directory_itself(root, member) as (fd, name):
-            os.utime(name, ns=_times(member), dir_fd=fd, follow_symlinks=False)
+            placing.place(member, inside(member.name))
+        placing.place_late_links()
+        placing.set_times()
     return count
 
 
-class _Member(tarfile.TarInfo):
-    """A header that is damaged: ``tarfile`` takes one after the first for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(archive)
-        except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(str(error)) from None
+def named_owner(member: Member) -> Owner:
+    """Whom the archive names."""
+    return member.uid, member.gid
 
 
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
     """A member's name, or that of a hard link's target, as a path from the root."""
-    return os.path.normpath("/" + name.lstrip("/"))
+    return posixpath.normpath("/" + name.lstrip("/"))
 
 
-@contextlib.contextmanager
-def _directory_itself(root: int, member: tarfile.TarInfo) -> Iterator[tuple[int, str]]:
-    path = _inside(member.name)
-    if path == "/":
-        yield root, "."
-        return
-    with inroot.parent(root, path) as found:
-        yield found
+class Placing:
+    """Puts members beneath a root. The parents of the last few are kept open: a folder's members come in a row."""
 
+    def __init__(self, reader: Reader, root: int, owner: WhoseIs) -> None:
+        self._reader = reader
+        self._root = root
+        self._owner = owner
+        self._parents: dict[str, int] = {}
+        self._stale = False
+        self._directories: dict[str, int] = {}
+        self._links: dict[str, str] = {}
+        self.implied: set[str] = set()
+        """Directories that had to be made because a member lies in them, and that no member names."""
 
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: int, owner: Owner) -> None:
-    path = _inside(member.name)
-    if path == "/":
-        if member.isdir():
-            ownership.give(root, ".", *owner)
-            os.chmod(".", stat.S_IMODE(member.mode), dir_fd=root)
-        return
-    try:
-        with inroot.parent(root, path) as (parent, name):
-            _create(archive, member, parent, name, root, owner)
-    except FileNotFoundError:
-        inroot.make_directories(root, os.path.dirname(path), owner=(os.geteuid(), os.getegid()))
-        with inroot.parent(root, path) as (parent, name):
-            _create(archive, member, parent, name, root, owner)
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._forget_parents()
 
-def _create(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str, root: int, owner: Owner) -> None:
-    _make_room(parent, name, for_directory=member.isdir())
-    if member.isdir():
+    def place(self, member: Member, path: str) -> None:
+        """Put one member at ``path``."""
+        if path == "/":
+            self._place_root(member)
+            return
+        self._links.pop(path, None)
+        if member.kind == b"0":
+            self._file(member, path)
+        elif member.kind == b"1":
+            self._link(path, inside(member.link))
+        else:
+            self._other(member, path)
+
+    def place_late_links(self) -> None:
+        """Make the hard links whose files came after them."""
+        for path, target in self._links.items():
+            self._link(path, target, last=True)
+
+    def set_times(self) -> None:
+        """Give directories the times that they are to have: what was written into them has changed those."""
+        for path in sorted(self._directories, reverse=True):
+            head, name = posixpath.split(path)
+            times = (self._directories[path],) * 2
+            os.utime(name or ".", ns=times, dir_fd=self.parent(head), follow_symlinks=False)
+
+    def parent(self, path: str) -> int:
+        """A descriptor of the directory ``path``, which is made if it is not there; it is good until the next call."""
+        if self._stale:
+            self._forget_parents()
+        fd = self._parents.get(path)
+        if fd is not None:
+            return fd
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
+            fd = inroot.open_inside(self._root, path, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            self.implied.update(inroot.make_directories(self._root, path, owner=(os.geteuid(), os.getegid())))
+            fd = inroot.open_inside(self._root, path, os.O_PATH | os.O_DIRECTORY)
+        if len(self._parents) >= _FOLDERS_KEPT:
+            os.close(self._parents.pop(next(iter(self._parents))))
+        self._parents[path] = fd
+        return fd
+
+    def _forget_parents(self) -> None:
+        for fd in self._parents.values():
+            os.close(fd)
+        self._parents.clear()
+        self._stale = False
+
+    def _place_root(self, member: Member) -> None:
+        if member.kind == b"5":
+            ownership.give(self._root, ".", *self._owner(member))
+            os.chmod(".", member.mode, dir_fd=self._root)
+            self._directories["/"] = member.mtime_ns
+
+    def _file(self, member: Member, path: str) -> None:
+        head, name = posixpath.split(path)
+        parent = self.parent(head)
+        try:
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         except FileExistsError:
-            ownership.record_in(parent, name, *ownership.ROOT)
-    elif member.isreg():
-        _write_file(archive, member, parent, name)
-    elif member.issym():
-        os.symlink(member.linkname, name, dir_fd=parent)
-    elif member.islnk():
-        with inroot.parent(root, _inside(member.linkname)) as (source, source_name):
-            os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-        return  # it has the owner, mode and time of the file it is
-    elif not _make_node(member, parent, name):
-        return
-    ownership.give(parent, name, *owner)
-    if not member.issym():  # after chown, which clears setuid bits
-        os.chmod(name, stat.S_IMODE(member.mode), dir_fd=parent)
-    _set_xattrs(parent, name, member)
-    os.utime(name, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+            self._make_room(parent, name, path)
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            if member.pieces is None:
+                for part in self._reader.content():
+                    _write(fd, part)
+            else:
+                _write_pieces(fd, member, self._reader)
+            ownership.give_open(fd, *self._owner(member))
+            os.fchmod(fd, member.mode)  # after chown, which clears setuid bits
+            _set_xattrs(fd, member)  # after chown, which takes away file capabilities
+            os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
+        finally:
+            os.close(fd)
 
+    def _link(self, path: str, target: str, *, last: bool = False) -> None:
+        head, name = posixpath.split(path)
+        parent = self.parent(head)
+        try:
+            with inroot.parent(self._root, target) as (source, source_name):
+                wanted = os.lstat(source_name, dir_fd=source)
+                if stat.S_ISDIR(wanted.st_mode):
+                    raise Broken(f"{path} is a hard link to the directory {target}")
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(wanted, os.lstat(name, dir_fd=parent)):
+                        return
+                self._make_room(parent, name, path)
+                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            if last:
+                raise
+            self._links[path] = target
 
-def _make_room(parent: int, name: str, *, for_directory: bool) -> None:
-    try:
-        info = os.lstat(name, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(info.st_mode):
-        os.unlink(name, dir_fd=parent)
-    elif not for_directory:
+    def _other(self, member: Member, path: str) -> None:
+        """A directory, a symlink, a FIFO or a device."""
+        head, name = posixpath.split(path)
+        parent = self.parent(head)
+        try:
+            _make_node(member, parent, name)
+        except FileExistsError:
+            if not (member.kind == b"5" and stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode)):
+                self._make_room(parent, name, path)
+                _make_node(member, parent, name)
+            else:
+                ownership.record_in(parent, name, *ownership.ROOT)
+        except PermissionError:
+            if member.kind not in _DEVICES:
+                raise
+            return
+        if member.kind == b"5":
+            self._directories[path] = member.mtime_ns
+            self.implied.discard(path)
+        ownership.give(parent, name, *self._owner(member))
+        if member.kind != b"2":  # after chown, which clears setuid bits
+            os.chmod(name, member.mode, dir_fd=parent)
+        if member.kind == b"5" and member.xattrs:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                _set_xattrs(fd, member)
+            finally:
+                os.close(fd)
+        os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _make_room(self, parent: int, name: str, path: str) -> None:
+        """Remove what stands where something else is to be."""
+        try:
+            info = os.lstat(name, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(info.st_mode):  # it may be on the way to a parent that is kept open
+            self._stale = True
+        if not stat.S_ISDIR(info.st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
         remove_tree(parent, name)
+        below = path + "/"
+        self.implied = {other for other in self.implied if other != path and not other.startswith(below)}
+        for other in [other for other in self._directories if other == path or other.startswith(below)]:
+            del self._directories[other]
+
+
+def _write(fd: int, part: memoryview) -> None:
+    while part:
+        part = part[os.write(fd, part) :]
+
+
+def _write_pieces(fd: int, member: Member, reader: Reader) -> None:
+    """A sparse file: what is stored goes to its places, and the rest is holes."""
+    os.ftruncate(fd, member.whole)
+    assert member.pieces is not None
+    places = iter([piece for piece in member.pieces if piece[1]])
+    offset = room = 0
+    for part in reader.content():
+        while part:
+            if not room:
+                offset, room = next(places)
+                os.lseek(fd, offset, os.SEEK_SET)
+            _write(fd, part[:room])
+            taken = min(room, len(part))
+            part, room = part[taken:], room - taken
 
 
 def remove_tree(parent: int, name: str) -> None:
@@ -163,48 +267,26 @@ def remove_tree(parent: int, name: str) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
-    source = archive.extractfile(member)
-    if source is None:
-        raise tarfile.ReadError(f"{member.name}: no content")
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
-    with open(fd, "wb", buffering=0) as target:
-        while chunk := source.read(_CHUNK):
-            target.write(chunk)
-
-
-def _make_node(member: tarfile.TarInfo, parent: int, name: str) -> bool:
-    if member.isfifo():
+def _make_node(member: Member, parent: int, name: str) -> None:
+    if member.kind == b"5":
+        os.mkdir(name, 0o700, dir_fd=parent)
+    elif member.kind == b"2":
+        os.symlink(member.link, name, dir_fd=parent)
+    elif member.kind == b"6":
         os.mkfifo(name, 0o600, dir_fd=parent)
-        return True
-    kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-    if not (member.ischr() or member.isblk()):
-        raise tarfile.ReadError(f"{member.name}: members of type {member.type!r} cannot be unpacked")
-    try:
-        os.mknod(name, kind | 0o600, os.makedev(member.devmajor, member.devminor), dir_fd=parent)
-    except PermissionError:
-        return False
-    return True
+    elif member.kind in _DEVICES:
+        mode = 0o600 | _DEVICES[member.kind]
+        os.mknod(name, mode, os.makedev(member.major, member.minor), dir_fd=parent)
+    else:
+        raise Broken(f"{member.name}: members of type {member.kind!r} cannot be unpacked")
 
 
-def _set_xattrs(parent: int, name: str, member: tarfile.TarInfo) -> None:
-    xattrs = {key[len(_XATTR) :]: value for key, value in member.pax_headers.items() if key.startswith(_XATTR)}
-    if not xattrs or not (member.isreg() or member.isdir()):
-        return
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        for key, value in xattrs.items():
-            try:
-                os.setxattr(fd, key, value.encode("utf-8", "surrogateescape"))
-            except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.EPERM):  # moby leaves these out as well
-                    raise
-    finally:
-        os.close(fd)
-
-
-def _times(member: tarfile.TarInfo) -> tuple[int, int]:
-    seconds = member.pax_headers.get("mtime")
-    whole, _, fraction = seconds.partition(".") if seconds else (str(int(member.mtime)), "", "")
-    nanoseconds = int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
-    return nanoseconds, nanoseconds
+def _set_xattrs(fd: int, member: Member) -> None:
+    for key, value in member.xattrs.items():
+        if key.startswith(_MARKS):
+            continue
+        try:
+            os.setxattr(fd, key, value)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM):  # moby leaves these out as well
+                raise

@@ -231,6 +231,7 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
 
 def _unpack(path: str, origin: int, root: int, destination: str, owner: list[int] | None) -> None:
     from pytest_capsule.archive import unpack
+    from pytest_capsule.archive.compression import Broken
 
     with (
         open(_open_source(path, origin), "rb") as archive,
@@ -238,5 +239,5 @@ def _unpack(path: str, origin: int, root: int, destination: str, owner: list[int
     ):
         try:
             unpack.unpack(archive, target, owner=None if owner is None else lambda _: (owner[0], owner[1]))
-        except unpack.Broken as error:
+        except Broken as error:
             raise OSError(errno.EINVAL, f"the archive is broken: {error}", path) from None
