@@ -34,11 +34,12 @@ from pytest_capsule.runtime.limits import Limits
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec, Volume
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
-from pytest_capsule.runtime.worker import Worker
+from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
-from pytest_capsule.store import trees
+from pytest_capsule.store import host, trees
 from pytest_capsule.store.builtin import DEFAULT_PATH
 from pytest_capsule.store.image import Image, Tree, now
+from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.rootfs import lower_directories
 from pytest_capsule.store.store import Store
 from pytest_capsule.workshop import ContainerWorkshop
@@ -69,6 +70,9 @@ class Engine:
         self._store = Store(self._cache_dir.absolute() / self.ids.label, call=self._call_in_store)
         self._supervisor = Supervisor(self.ids, self._store.mountpoint)
         self._worker = Worker(self._supervisor)
+        processors = len(os.sched_getaffinity(0))
+        self._crew = Crew(self._supervisor, processors)
+        self._packing = Packing(self._store, self._crew.call, parallel=processors, host_directories=host.directories)
         self._pump = LogPump()
         self._ports = Ports(self._supervisor)
         self._cgroups = Cgroups()
@@ -417,6 +421,7 @@ class Engine:
         self._pump.close()
         self._store.close()
         self._worker.close()
+        self._crew.close()
         self._supervisor.close()
 
     def __enter__(self) -> Engine:

@@ -53,6 +53,15 @@ class StoreError(CapsuleError):
         self.path = path
 
 
+class ContentMismatch(CapsuleError):
+    """A blob is not what it was said to be. ``digest`` is what it should have, ``found`` what it has."""
+
+    def __init__(self, message: str, *, digest: str, found: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.digest = digest
+        self.found = found
+
+
 class DockerfileError(CapsuleError):
     """A Dockerfile that BuildKit would refuse.
 

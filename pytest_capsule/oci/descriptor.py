@@ -36,6 +36,8 @@ CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
 _OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _DOCKER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
+_FOREIGN = (_OCI_FOREIGN, _OCI_FOREIGN + "+gzip", _OCI_FOREIGN + "+zstd", _DOCKER_FOREIGN_GZIP)
+
 _COMPRESSIONS = {
     OCI_LAYER: "none",
     OCI_LAYER_GZIP: "gzip",
@@ -113,6 +115,11 @@ class Descriptor:
         )
         required = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         return {**required, **present(pairs, self.extra)}
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a layer that registries do not serve themselves."""
+        return self.media_type in _FOREIGN
 
     @property
     def compression(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import queue
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -46,3 +47,26 @@ class Worker:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+class Crew:
+    """Several workers, each with one call at a time: as many calls go on beside each other."""
+
+    def __init__(self, supervisor: Supervisor, size: int) -> None:
+        self._workers = [Worker(supervisor) for _ in range(size)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last to end its call is the first to get one:
+        for worker in self._workers:  # those that were never needed are never started
+            self._idle.put(worker)
+
+    def call(self, module: str, function: str, *args: Any) -> Any:
+        """As ``Worker.call``; waits until one of them is free."""
+        worker = self._idle.get()
+        try:
+            return worker.call(module, function, *args)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Let the processes end."""
+        for worker in self._workers:
+            worker.close()

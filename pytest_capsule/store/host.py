@@ -24,7 +24,6 @@ from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.builtin import DEFAULT_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_capsule.store.image import Image
@@ -56,36 +55,37 @@ _PACKAGE_STATE = (
 
 def host_image(store: Store, *, foreign: bool) -> Image:
     """The image of this machine as it is now; ``foreign``: the host's files belong to ids that are not ours inside."""
-    directories = tuple(_host_directories())
-    key = _key(directories, foreign=foreign)
+    shown = directories()
+    key = _key(shown, foreign=foreign)
     with store.lock(key):
         record = store.step(key)
         if record is None:
             with store.scratch() as scratch:
                 base = scratch / "fs"
-                _lay_base(base, directories, foreign=foreign)
+                _lay_base(base, shown, foreign=foreign)
                 layer = store.adopt(base)
             record = {"layer": layer.id}
             store.keep_step(key, record)
-    return store.put(_config(), (store.layer(record["layer"]),), directories)
+    return store.put(_config(), (store.layer(record["layer"]),), shown)
 
 
 def is_made(store: Store, *, foreign: bool) -> bool:
     """Whether ``host_image`` would find its base layer in the store."""
-    return store.step(_key(tuple(_host_directories()), foreign=foreign)) is not None
+    return store.step(_key(directories(), foreign=foreign)) is not None
 
 
 def _key(directories: tuple[str, ...], *, foreign: bool) -> str:
     return f"host-{_state(directories, foreign=foreign)}"
 
 
-def _host_directories() -> Iterator[str]:
+def directories() -> tuple[str, ...]:
+    """The directories of this machine that the image shows."""
     found = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
     for prefix in (sys.base_prefix, sys.base_exec_prefix, sys.prefix):
         path = os.path.realpath(prefix)
         if path != "/" and not any(path == other or path.startswith(other + "/") for other in found):
             found.append(path)
-    yield from found
+    return tuple(found)
 
 
 def _config() -> ImageConfig:

@@ -6,9 +6,14 @@ import datetime
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.oci.config import ImageConfig
+from pytest_capsule.oci.descriptor import Descriptor
+from pytest_capsule.oci.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,28 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """An image in OCI form: all blobs that its manifest names are in the store's content.
+
+    ``descriptor`` is that of the manifest, ``data`` its bytes; ``config`` is the config whose digest it names.
+    """
+
+    descriptor: Descriptor
+    data: bytes
+    manifest: Manifest
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image, ready to be run: ``id`` is ``sha256:`` and 64 hexadecimal digits.
 
+    The id of an image that was pulled or loaded is the digest of its config, as in Docker. One that was built here has
+    an id of this store's until something asks for digests (``digest``, ``save``, ``push``): from then on its id is that
+    digest too, and the former goes on naming it.
+
     ``layers`` are ordered from the bottom. ``host_directories`` are shown beneath them, from the host.
-    ``tags`` are the references that name it, in Docker's short form.
+    ``tags`` are the references that name it, in Docker's short form. ``packer`` puts it into OCI form.
     """
 
     id: str
@@ -45,6 +67,22 @@ class Image:
     layers: tuple[Layer, ...]
     host_directories: tuple[str, ...] = ()
     tags: tuple[str, ...] = field(default=(), compare=False)
+    packer: Callable[[Image], Packed] | None = field(default=None, compare=False, repr=False)
+
+    def packed(self) -> Packed:
+        """It in OCI form; the tars of layers that were made here are written now, once."""
+        assert self.packer is not None, "an image that no store made"
+        return self.packer(self)
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest, ``sha256:...``, by which a registry names it."""
+        return str(self.packed().descriptor.digest)
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """The digests of its layers' uncompressed tars, the bottom first."""
+        return tuple(map(str, self.packed().config.diff_ids))
 
     @property
     def tree(self) -> Tree:

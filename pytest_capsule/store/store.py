@@ -4,10 +4,13 @@
 
     layers/ID/fs/             a layer in overlay form: the files themselves
     layers/ID/layer.json      its size
-    images/HEX.json           an image: config, layers, host directories
+    layers/ID/packed.json     its tar: diff_id, and the blob that has it
+    images/HEX.json           an image: config, layers, host directories, manifest; or the id that it has now
+    blobs/ALGORITHM/HEX       manifests, configs and layers as registries and archives have them
     references/NAME           the id that a reference names; NAME is its text, percent-encoded
     steps/KEY.json            what a build step gave: the cache
     memory/HASH.json          content digests of a build context's files, by inode and times
+    tmp/ENGINE/claims/        what one engine uses, and nobody may remove
     tmp/ENGINE/               what one engine is working on; goes with it, or with the next engine's start
     tmp/ENGINE.lock           held while that engine lives
     locks/                    one lock file for each thing that two processes could make at once
@@ -30,15 +33,18 @@ from filelock import FileLock, Timeout
 
 from pytest_capsule.errors import ImageNotFound, InvalidReference, MalformedImage, StoreError, UsageError
 from pytest_capsule.oci.config import ImageConfig
+from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.store import trees
-from pytest_capsule.store.image import Image, Layer, identify
+from pytest_capsule.store.claims import Claims
+from pytest_capsule.store.content import Content
+from pytest_capsule.store.image import Image, Layer, Packed, identify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_FOLDERS = ("layers", "images", "references", "steps", "memory", "tmp", "locks", "blank", "empty")
+_FOLDERS = ("layers", "images", "references", "steps", "memory", "blobs", "tmp", "locks", "blank", "empty")
 # Empty files and directories at the very bottom of every root filesystem, to mount on: no image needs to have them, and
 # none gets them in a layer of its own.
 _MOUNT_POINTS = ("proc", "sys", "dev", "etc")
@@ -57,11 +63,15 @@ class Store:
     def __init__(self, root: Path, *, call: Callable[[str, str], Any] = trees.call) -> None:
         self.root = root
         self._call = call
+        self.packer: Callable[[Image], Packed] | None = None
+        """How the images that it hands out are put into OCI form; set by ``store.packing``."""
         try:
             for folder in _FOLDERS:
                 (root / folder).mkdir(parents=True, exist_ok=True)
             self._lay_mount_points()
             self._own = self._claim()
+            self.claims = Claims(root / "tmp", self._own, root / "locks" / "in-use")
+            self.content = Content(root / "blobs", self._own, self.claims, self.lock)
         except OSError as error:
             raise StoreError(
                 f"the image store {root} cannot be used: {error.strerror} ({error.filename})",
@@ -151,6 +161,7 @@ class Store:
     def adopt(self, tree: Path) -> Layer:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
         name = secrets.token_hex(16)
+        self._use(name)
         size = self._call("size", str(tree))
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
@@ -159,48 +170,107 @@ class Store:
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
 
-    def layer(self, name: str) -> Layer:
-        """The layer of that name; one named by a path is a directory of the host."""
+    def layer(self, name: str, *, use: bool = True) -> Layer:
+        """The layer of that name; one named by a path is a directory of the host.
+
+        With ``use``, it stays for as long as this engine.
+        """
         if name.startswith("/"):
             return Layer(name, name)
-        folder = self.root / "layers" / name
+        if use:
+            self._use(name)
+        folder = self._layer_path(name)
         record = self._read(folder / "layer.json", "size")
         if record is None:
             raise StoreError(f"layer {name} is missing from the store", path=str(folder), hint="build it anew")
         return Layer(name, str(folder / "fs"), record["size"])
 
+    def _use(self, *names: str) -> None:
+        for fresh in self.claims.take(f"layer-{name}" for name in names):
+            with contextlib.suppress(FileNotFoundError):  # when it was used last
+                os.utime(self._layer_path(fresh.removeprefix("layer-")) / "layer.json")
+
+    def _layer_path(self, name: str) -> Path:
+        return self.root / "layers" / name
+
+    def tar_of(self, layer: Layer) -> dict[str, Any] | None:
+        """What is known of the layer's tar: ``diff_id``, and ``digest``, ``size`` and ``media_type`` of the blob."""
+        return self._read(self._layer_path(layer.id) / "packed.json", "diff_id", "digest", "size", "media_type")
+
+    def keep_tar(self, layer: Layer, record: dict[str, Any]) -> None:
+        """Remember which blob has the layer's tar."""
+        self._write(self._layer_path(layer.id) / "packed.json", record)
+
     # -- images ---------------------------------------------------------------------------------------------------
 
-    def put(self, config: ImageConfig, layers: tuple[Layer, ...], host_directories: tuple[str, ...] = ()) -> Image:
-        """Keep an image; the same parts give the same image."""
-        image_id = identify(config, layers, host_directories)
+    def put(
+        self,
+        config: ImageConfig,
+        layers: tuple[Layer, ...],
+        host_directories: tuple[str, ...] = (),
+        *,
+        manifest: Digest | None = None,
+        config_digest: Digest | None = None,
+    ) -> Image:
+        """Keep an image; the same parts give the same image.
+
+        One whose ``manifest`` is in ``content`` has the digest of its config as its id.
+        """
+        image_id = str(config_digest) if config_digest else identify(config, layers, host_directories)
+        if manifest is None:
+            with contextlib.suppress(ImageNotFound):
+                return self.get(image_id)
         record = {
             "config": json.loads(config.to_json()),
             "layers": [layer.id for layer in layers],
             "host_directories": list(host_directories),
         }
-        path = self._image_path(image_id)
-        if not path.exists():
-            self._write(path, record)
-        return Image(image_id, config, layers, host_directories, self._tags_of(image_id))
+        self._write(self._image_path(image_id), record | ({"manifest": str(manifest)} if manifest else {}))
+        return self.get(image_id)
 
-    def get(self, image_id: str) -> Image:
-        """The image with that full id."""
+    def rename(self, image: Image, digest: Digest) -> None:
+        """Let an image that has been put into OCI form go by the digest of its config; its id goes on naming it."""
+        if image.id == str(digest):
+            return
+        self._write(self._image_path(image.id), {"id": str(digest)})
+        for tag in self._tags_of(image.id):
+            self._replace(self._reference_path(Reference.parse(tag)), str(digest).encode())
+
+    def manifest_of(self, image: Image) -> Digest | None:
+        """The digest of its manifest, if it has one in ``content``."""
+        record = self._record(image.id)[1]
+        return Digest.parse(record["manifest"]) if "manifest" in record else None
+
+    def get(self, image_id: str, *, use: bool = True) -> Image:
+        """The image with that full id. With ``use``, its layers stay for as long as this engine."""
+        image_id, record = self._record(image_id)
         path = self._image_path(image_id)
-        record = self._read(path, "config", "layers", "host_directories")
-        if record is None:
-            raise ImageNotFound(f"no image {image_id} in the store", reference=image_id)
         try:
             config = ImageConfig.from_json(json.dumps(record["config"]).encode())
         except MalformedImage as error:
             raise _damaged(path, error.message) from None
+        if use:
+            self._use(*(name for name in record["layers"] if not name.startswith("/")))
         return Image(
             image_id,
             config,
-            tuple(self.layer(name) for name in record["layers"]),
+            tuple(self.layer(name, use=use) for name in record["layers"]),
             tuple(record["host_directories"]),
             self._tags_of(image_id),
+            self.packer,
         )
+
+    def _record(self, image_id: str) -> tuple[str, dict[str, Any]]:
+        """An image's record, and the id that it goes by now."""
+        path = self._image_path(image_id)
+        record = self._read(path)
+        if record is None:
+            raise ImageNotFound(f"no image {image_id} in the store", reference=image_id)
+        if record.keys() == {"id"}:
+            return self._record(record["id"])
+        if not record.keys() >= {"config", "layers", "host_directories"}:
+            raise _damaged(path, "it lacks config, layers or host_directories")
+        return image_id, record
 
     def find(self, text: str) -> Image | None:
         """The image that a reference, an id or the beginning of an id names; ``UsageError`` where several begin so."""
@@ -211,13 +281,13 @@ class Store:
             named = self._named(text)
             if named is not None:
                 return named
-        found = sorted((self.root / "images").glob(f"{digits}*.json"))
+        found = sorted(path.stem for path in (self.root / "images").glob(f"{digits}*.json"))
         if len(found) > 1:
             raise UsageError(
                 f"{text} is the beginning of {len(found)} image ids",
-                hint=f"write more of it: {', '.join(path.stem[:12] for path in found)}",
+                hint=f"write more of it: {', '.join(digits[:12] for digits in found)}",
             )
-        return self.get(f"sha256:{found[0].stem}") if found else None
+        return self.get(f"sha256:{found[0]}") if found else None
 
     def _named(self, text: str) -> Image | None:
         with contextlib.suppress(FileNotFoundError):
@@ -233,7 +303,9 @@ class Store:
         found = []
         for digits in sorted(ages, key=ages.__getitem__, reverse=True):
             with contextlib.suppress(ImageNotFound):
-                found.append(self.get(f"sha256:{digits}"))
+                image = self.get(f"sha256:{digits}", use=False)
+                if image.id == f"sha256:{digits}":  # else it is a former id of one that is here as well
+                    found.append(image)
         return found
 
     def _image_path(self, image_id: str) -> Path:
@@ -244,7 +316,7 @@ class Store:
     def tag(self, image: Image, reference: str) -> Image:
         """Let ``reference`` name ``image``."""
         path = self._reference_path(Reference.parse(reference))
-        self._replace(path, image.id.encode())
+        self._replace(path, self._record(image.id)[0].encode())
         return self.get(image.id)
 
     def untag(self, reference: str) -> bool:
@@ -255,10 +327,21 @@ class Store:
         return False
 
     def remove(self, image: Image) -> None:
-        """Forget an image and its references; its layers stay for other images and the cache."""
-        for tag in self._tags_of(image.id):
+        """Forget an image and its references; its layers and blobs stay for other images and the cache."""
+        image_id = self._record(image.id)[0]
+        for tag in self._tags_of(image_id):
             self.untag(tag)
-        self._image_path(image.id).unlink(missing_ok=True)
+        for former in self._former_ids(image_id):
+            self._image_path(former).unlink(missing_ok=True)
+        self._image_path(image_id).unlink(missing_ok=True)
+
+    def _former_ids(self, image_id: str) -> list[str]:
+        found = []
+        for path in (self.root / "images").glob("*.json"):
+            with contextlib.suppress(StoreError):
+                if self._read(path) == {"id": image_id}:
+                    found.append(f"sha256:{path.stem}")
+        return found
 
     def _tags_of(self, image_id: str) -> tuple[str, ...]:
         found = []
@@ -276,9 +359,10 @@ class Store:
     def step(self, key: str) -> dict[str, Any] | None:
         """What the step with that cache key gave, if its layer is still there."""
         record = self._read(self.root / "steps" / f"{key}.json", "layer")
-        if record is None or (record["layer"] and not (self.root / "layers" / record["layer"]).is_dir()):
-            return None
-        return record
+        if record is None or not record["layer"]:
+            return record
+        self._use(record["layer"])
+        return record if self._layer_path(record["layer"]).is_dir() else None
 
     def keep_step(self, key: str, record: dict[str, Any]) -> None:
         """Remember what a step gave."""
