@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_capsule._linux import ownership
 from pytest_capsule.archive.members import BLOCK
 
 _CHUNK = 1 << 20
@@ -17,10 +18,9 @@ _PIECE = 1 << 20
 _HIDDEN = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _OPAQUE_MARK = "user.overlay.opaque"
-# Of the kernel's overlay and of this machine, not of the files; and what is the owner's record, told as the owner.
+# Of the kernel's overlay and of this machine, not of the files.
 _NOT_SHIPPED = ("user.overlay.", "trusted.", "security.")
 _CAPABILITY = "security.capability"
-_OWNER_RECORD = "user.containers.override_stat"
 _KINDS = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -94,15 +94,10 @@ class _Entry:
         for key in sorted(os.listxattr(fd)):
             if key == _OPAQUE_MARK:
                 self.opaque = os.getxattr(fd, key) == b"y"
-            elif key == _OWNER_RECORD:
-                self._take_recorded(os.getxattr(fd, key))
+            elif key == ownership.XATTR:
+                self.uid, self.gid = ownership.recorded(fd) or (self.uid, self.gid)
             elif key == _CAPABILITY or not key.startswith(_NOT_SHIPPED):
                 self.xattrs[key] = os.getxattr(fd, key)
-
-    def _take_recorded(self, record: bytes) -> None:
-        """The owner and mode that a user with one id could only write down: ``uid:gid:mode``, as podman does it."""
-        uid, gid, mode, *_ = record.split(b":")
-        self.uid, self.gid, self.mode = int(uid), int(gid), int(mode, 8) & 0o7777
 
 
 class _Packing:

@@ -27,7 +27,7 @@ WhoseIs = Callable[[Member], Owner]
 _FOLDERS_KEPT = 16
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICES = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK}
-# Marks of overlay filesystems, which tell what a layer hides, and of recorded owners: an archive says both in its own way.
+# Of overlay filesystems, which tell what a layer hides, and of recorded owners: an archive tells both in its own way.
 _MARKS = ("user.overlay.", "trusted.overlay.", ownership.XATTR)
 
 
@@ -187,17 +187,7 @@ class Placing:
         """A directory, a symlink, a FIFO or a device."""
         head, name = posixpath.split(path)
         parent = self.parent(head)
-        try:
-            _make_node(member, parent, name)
-        except FileExistsError:
-            if not (member.kind == b"5" and stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode)):
-                self._make_room(parent, name, path)
-                _make_node(member, parent, name)
-            else:
-                ownership.record_in(parent, name, *ownership.ROOT)
-        except PermissionError:
-            if member.kind not in _DEVICES:
-                raise
+        if not self._make(member, parent, name, path):
             return
         if member.kind == b"5":
             self._directories[path] = member.mtime_ns
@@ -212,6 +202,22 @@ class Placing:
             finally:
                 os.close(fd)
         os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _make(self, member: Member, parent: int, name: str, path: str) -> bool:
+        """Make it, in the place of whatever is there; whether this process may make such a thing."""
+        try:
+            _make_node(member, parent, name)
+        except FileExistsError:
+            if member.kind == b"5" and stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                ownership.record_in(parent, name, *ownership.ROOT)
+                return True
+            self._make_room(parent, name, path)
+            return self._make(member, parent, name, path)
+        except PermissionError:
+            if member.kind not in _DEVICES:
+                raise
+            return False
+        return True
 
     def _make_room(self, parent: int, name: str, path: str) -> None:
         """Remove what stands where something else is to be."""
