@@ -12,6 +12,7 @@ import os
 import stat
 import subprocess
 import termios
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_CLOCK_TICK = 50_000_000  # nanoseconds: times of files are only as fine as the kernel's tick
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,34 @@ class Account:
     gid: int
     groups: tuple[int, ...]
     home: str
+
+
+class Accounts:
+    """The users of a container, looked up anew when ``/etc/passwd`` or ``/etc/group`` is not as it was."""
+
+    def __init__(self) -> None:
+        self._state: tuple[tuple[int, ...], ...] = ()
+        self._known: dict[str, Account] = {}
+
+    def find(self, user: str) -> Account:
+        """``account``, as a rule without reading those files."""
+        state = _state("/etc/passwd"), _state("/etc/group")
+        if state != self._state:
+            self._state, self._known = state, {}
+        if user not in self._known:
+            found = account(user)
+            if any(time.time_ns() - changed < _CLOCK_TICK for changed, *_ in state):
+                return found  # the next change could bear the same time
+            self._known[user] = found
+        return self._known[user]
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return (0,)
+    return info.st_ctime_ns, info.st_dev, info.st_ino, info.st_size
 
 
 def account(user: str) -> Account:
@@ -73,7 +104,12 @@ def _group(name: str) -> int:
 
 
 def start(
-    message: dict[str, Any], stdio: list[int], *, many_ids: bool, enter: Callable[[], object] | None = None
+    message: dict[str, Any],
+    stdio: list[int],
+    accounts: Accounts,
+    *,
+    many_ids: bool,
+    enter: Callable[[], object] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``message["argv"]`` with the three descriptors of ``stdio``.
 
@@ -83,7 +119,7 @@ def start(
     ``command``.
     """
     with _about("user"):
-        who = account(message["user"])
+        who = accounts.find(message["user"])
     env: dict[str, str] = dict(message["env"])
     env.setdefault("HOME", who.home)
     identity: dict[str, Any] = {}

@@ -160,11 +160,8 @@ class Container:
                 source = given.enter_context(_memory_file(feed))
             process = self._begin(command, source, stdout, stderr, text=False, tty=tty, window=window)
         self._main = process
-        if process.stdout is not None and process.stderr is not None:
-            self._log = Log(os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()))
-            process.stdout.close()
-            process.stderr.close()
-            process.stdout = process.stderr = None
+        if (outputs := process.detach_outputs()) is not None:
+            self._log = Log(*outputs)
             self._pump.watch(self._log)
 
     @property

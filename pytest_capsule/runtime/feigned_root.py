@@ -57,17 +57,19 @@ class FeignedRoot:
 
     # -- filters and listeners ------------------------------------------------------------------------------------
 
-    def start(self, message: channel.Message, stdio: list[int]) -> tuple[subprocess.Popen[bytes], int | None]:
+    def start(
+        self, message: channel.Message, stdio: list[int], accounts: commands.Accounts
+    ) -> tuple[subprocess.Popen[bytes], int | None]:
         """``commands.start`` under the filter; also the descriptor of its listener, to be polled."""
         ours, theirs = channel.pair()
         with ours, theirs:
-            process = commands.start(message, stdio, many_ids=False, enter=lambda: self._enter(theirs))
+            process = commands.start(message, stdio, accounts, many_ids=False, enter=lambda: self._enter(theirs))
             received = channel.receive(ours)
         if received is None or not received[1]:
             return process, None
         (fd,) = received[1]
         self._listeners[fd] = notification.Listener(fd, self._names)
-        who = commands.account(message["user"])
+        who = accounts.find(message["user"])
         self._remember(process.pid, Credentials.of(who.uid, who.gid, who.groups))
         return process, fd
 

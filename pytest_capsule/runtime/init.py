@@ -51,6 +51,7 @@ class Init:
         self._victims: commands.Victims | None = None
         self._feigned: FeignedRoot | None = None
         self._poll = select.poll()
+        self._accounts = commands.Accounts()
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._texts: rootfs.Texts = {}
         self._uppers: list[rootfs.Upper] = []
@@ -182,9 +183,9 @@ class Init:
     def _execute(self, message: channel.Message, stdio: list[int], answers: socket.socket) -> bool:
         with self._victims or contextlib.nullcontext():
             if self._feigned is None:
-                process = commands.start(message, stdio, many_ids=self._identity.many_ids)
+                process = commands.start(message, stdio, self._accounts, many_ids=self._identity.many_ids)
             else:
-                process, listener = self._feigned.start(message, stdio)
+                process, listener = self._feigned.start(message, stdio, self._accounts)
                 if listener is not None:
                     self._poll.register(listener, select.POLLIN)
         self._running[process.pid] = (process, answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import os
 import select
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 STDOUT = subprocess.STDOUT
+_STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 1 << 16
 _PATIENCE = 5  # seconds for init to answer where nobody may be kept waiting
 Text = TypeVar("Text", str, bytes)
@@ -75,10 +77,9 @@ class Process:
         self.args = list(args)
         self.lost = False
         self.returncode: int | None = None
-        self.stdin: IO[Any] | None = None
-        self.stdout: IO[Any] | None = None
-        self.stderr: IO[Any] | None = None
         self.terminal: int | None = None
+        self._text = text
+        self._ends: dict[str, int] = {}
         self._requests = requests
         self._lock = threading.Lock()
         message = {"op": "exec", "argv": self.args, "env": dict(env), "user": user, "cwd": workdir, "tty": tty}
@@ -87,7 +88,7 @@ class Process:
                 if tty:
                     theirs = self._terminal(given, ours, window)
                 else:
-                    theirs = self._pipes((stdin, stdout, stderr), text, given, ours)
+                    theirs = self._pipes((stdin, stdout, stderr), given, ours)
                 self._answers = ours.enter_context(channel.ask(requests, message, theirs))
                 self.pid: int = channel.answer(self._answers, timeout)[0]["pid"]
             except TimeoutError:
@@ -96,7 +97,7 @@ class Process:
                 raise _explain(error, self.args, user, workdir, container) from None
             ours.pop_all()
         self._pending = memoryview(b"")
-        self._chunks: dict[int, list[bytes]] = {}
+        self._chunks: dict[str, list[bytes]] = {}
         self._exchanging = False
 
     def _terminal(
@@ -113,20 +114,17 @@ class Process:
     def _pipes(
         self,
         wanted: tuple[int | IO[Any] | None, ...],
-        text: bool,
         given: contextlib.ExitStack,
         ours: contextlib.ExitStack,
     ) -> list[int]:
         theirs: list[int] = []
-        for number, (name, what) in enumerate(zip(("stdin", "stdout", "stderr"), wanted, strict=True)):
+        for number, (name, what) in enumerate(zip(_STREAMS, wanted, strict=True)):
             if what == PIPE:
                 read, write = os.pipe()
                 far, near = (read, write) if number == 0 else (write, read)
                 given.callback(os.close, far)
-                file = os.fdopen(near, "wb" if number == 0 else "rb", 0 if number == 0 and not text else -1)
-                stream: IO[Any] = io.TextIOWrapper(file, "utf-8", "replace", write_through=True) if text else file
-                ours.callback(stream.close)
-                setattr(self, name, stream)
+                ours.callback(os.close, near)
+                self._ends[name] = near
                 theirs.append(far)
             elif what == STDOUT and number == 2:
                 theirs.append(theirs[1])
@@ -137,6 +135,48 @@ class Process:
             else:
                 theirs.append(what if isinstance(what, int) else what.fileno())
         return theirs
+
+    @functools.cached_property
+    def stdin(self) -> IO[Any] | None:
+        """What the command reads, to be written to; ``None`` where it is no pipe."""
+        return self._stream("stdin")
+
+    @functools.cached_property
+    def stdout(self) -> IO[Any] | None:
+        """What the command writes, to be read; ``None`` where it is no pipe."""
+        return self._stream("stdout")
+
+    @functools.cached_property
+    def stderr(self) -> IO[Any] | None:
+        """The same for its standard error."""
+        return self._stream("stderr")
+
+    def _stream(self, name: str) -> IO[Any] | None:
+        """Our end of a pipe as a file: made only for who asks, since ``communicate`` does without."""
+        if name not in self._ends:
+            return None
+        writes = name == "stdin"
+        file = os.fdopen(self._ends[name], "wb" if writes else "rb", 0 if writes and not self._text else -1)
+        return io.TextIOWrapper(file, "utf-8", "replace", write_through=True) if self._text else file
+
+    def _end(self, name: str) -> int | None:
+        """The descriptor of our end of a pipe, ``None`` when there is none or it was closed."""
+        stream = self.__dict__.get(name)
+        return None if stream is not None and stream.closed else self._ends.get(name)
+
+    def _close_end(self, name: str) -> None:
+        fd, stream = self._ends.pop(name, None), self.__dict__.get(name)
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):  # what was written before and is still in its buffer
+                stream.close()
+        elif fd is not None:
+            os.close(fd)
+
+    def detach_outputs(self) -> tuple[int, int] | None:
+        """Give the descriptors of both outputs away; ``None`` where they are no pipes."""
+        if self._ends.keys() < {"stdout", "stderr"}:
+            return None
+        return self._ends.pop("stdout"), self._ends.pop("stderr")
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the command's terminal how large the window is, in characters."""
@@ -202,29 +242,28 @@ class Process:
         ``subprocess.TimeoutExpired`` carries what came until then; another call goes on from there.
         """
         outputs = self._exchange(input, timeout)
-        for file in (self.stdin, self.stdout, self.stderr):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    file.close()
+        self._close_ends()
         return outputs
+
+    def _close_ends(self) -> None:
+        for name in _STREAMS:
+            self._close_end(name)
 
     def _exchange(self, data: Any, timeout: float | None) -> tuple[Any, Any]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        outputs = [file for file in (self.stdout, self.stderr) if file is not None and not file.closed]
         if not self._exchanging:
             self._exchanging = True
-            self._text = isinstance(self.stdout or self.stderr or self.stdin, io.TextIOWrapper)
             self._pending = memoryview(data.encode() if isinstance(data, str) else data or b"")
-            self._chunks = {file.fileno(): [] for file in outputs}
+            self._chunks = {name: [] for name in ("stdout", "stderr") if self._end(name) is not None}
         with selectors.PollSelector() as selector:
-            for file in outputs:
-                selector.register(file.fileno(), selectors.EVENT_READ)
-            if self.stdin is not None and not self.stdin.closed:
-                if self._pending:
-                    os.set_blocking(self.stdin.fileno(), False)
-                    selector.register(self.stdin.fileno(), selectors.EVENT_WRITE)
-                else:
-                    self._close_stdin()
+            for name in self._chunks:
+                selector.register(self._ends[name], selectors.EVENT_READ, name)
+            stdin = self._end("stdin")
+            if stdin is not None and self._pending:
+                os.set_blocking(stdin, False)
+                selector.register(stdin, selectors.EVENT_WRITE)
+            else:
+                self._close_end("stdin")
             selector.register(self._answers, selectors.EVENT_READ)
             while self.returncode is None:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -235,43 +274,31 @@ class Process:
                         self.poll()
                     elif key.events == selectors.EVENT_WRITE:
                         self._feed(selector)
-                    elif not _read_some(key.fd, self._chunks[key.fd]):
+                    elif not _read_some(key.fd, self._chunks[key.data]):
                         selector.unregister(key.fd)
-        for fd, parts in self._chunks.items():
-            _read_rest(fd, parts)
+        for name, parts in self._chunks.items():
+            _read_rest(self._ends[name], parts)
         return self._outputs(text=self._text)
 
     def _feed(self, selector: selectors.BaseSelector) -> None:
-        if self.stdin is None:
-            return
+        stdin = self._ends["stdin"]
         try:
-            self._pending = self._pending[os.write(self.stdin.fileno(), self._pending[:_CHUNK]) :]
+            self._pending = self._pending[os.write(stdin, self._pending[:_CHUNK]) :]
         except BrokenPipeError:
             self._pending = self._pending[len(self._pending) :]
         if not self._pending:
-            selector.unregister(self.stdin.fileno())
-            self._close_stdin()
-
-    def _close_stdin(self) -> None:
-        if self.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # what was written before and is still in its buffer
-                self.stdin.close()
+            selector.unregister(stdin)
+            self._close_end("stdin")
 
     def _outputs(self, *, text: bool) -> tuple[Any, Any]:
-        joined = [
-            b"".join(self._chunks.get(file.fileno(), ())) if file is not None and not file.closed else None
-            for file in (self.stdout, self.stderr)
-        ]
+        joined = [b"".join(self._chunks[name]) if name in self._chunks else None for name in ("stdout", "stderr")]
         if text:
             return tuple(None if data is None else data.decode("utf-8", "replace") for data in joined)  # type: ignore[return-value]
         return joined[0], joined[1]
 
     def close(self) -> None:
         """Give back the descriptors; the command itself goes on."""
-        for file in (self.stdin, self.stdout, self.stderr):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    file.close()
+        self._close_ends()
         if self.terminal is not None:
             os.close(self.terminal)
             self.terminal = None
@@ -283,10 +310,7 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for file in (self.stdin, self.stdout, self.stderr):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    file.close()
+        self._close_ends()
         self.wait()
         self.close()
 

@@ -2,8 +2,6 @@
 
 import os
 
-import pytest
-
 
 def test_a_failing_test_shows_its_containers_logs_and_exit_code(suite):
     result = suite(

@@ -79,7 +79,8 @@ def test_the_user_is_a_name_a_number_or_either_with_a_group(debian):
 
 
 @pytest.mark.identities("root", "range")
-def test_a_user_has_the_groups_that_the_image_gives_it(debian):
+def test_a_user_has_the_groups_that_the_image_gives_it_now(debian):
+    assert debian.exec(["id", "-G"], user="daemon").stdout.split() == ["1"]
     with debian.open("/etc/group", "a") as file:
         file.write("crew:x:777:daemon,root\n")
     assert debian.exec(["id", "-G"], user="daemon").stdout.split() == ["1", "777"]
