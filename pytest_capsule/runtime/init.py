@@ -30,13 +30,18 @@ _REHEARSAL = {"op": "exec", "argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "us
 Reply = tuple[channel.Message, list[int]]
 
 
-def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, variant: dict[str, Any]) -> NoReturn:
-    """Live as PID 1 of the namespaces that the supervisor has just cloned; descriptor 3 is the engine's channel."""
+def run(
+    identity: rootfs.Identity, mountpoint: bytes, last_capability: int, variant: dict[str, Any], filters: list[bytes]
+) -> NoReturn:
+    """Live as PID 1 of the namespaces that the supervisor has just cloned; descriptor 3 is the engine's channel.
+
+    ``filters`` are the seccomp programs that it and all its commands will live under.
+    """
     try:
         syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
         syscalls.prctl(constants.PR_SET_DUMPABLE, 0)  # nothing inside may trace init or read its descriptors
         syscalls.set_process_name(b"init")
-        Init(socket.socket(fileno=CHANNEL), identity).live(mountpoint, last_capability, variant)
+        Init(socket.socket(fileno=CHANNEL), identity, filters).live(mountpoint, last_capability, variant)
     except BaseException as error:
         os.write(2, f"init: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
     os._exit(1)
@@ -45,9 +50,10 @@ def run(identity: rootfs.Identity, mountpoint: bytes, last_capability: int, vari
 class Init:
     """The loop: one request after the other, and every child that dies is reaped."""
 
-    def __init__(self, requests: socket.socket, identity: rootfs.Identity) -> None:
+    def __init__(self, requests: socket.socket, identity: rootfs.Identity, filters: list[bytes]) -> None:
         self._requests = requests
         self._identity = identity
+        self._filters = filters
         self._victims: commands.Victims | None = None
         self._feigned: FeignedRoot | None = None
         self._poll = select.poll()
@@ -113,6 +119,8 @@ class Init:
             self._answer()
             answers.close()
         self._requests = requests
+        with contextlib.suppress(OSError):
+            syscalls.seccomp(b"")  # no program has no instructions
 
     def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
         for network, hub in zip(spec["networks"], hubs, strict=True):
@@ -130,6 +138,8 @@ class Init:
             files.make_directories(spec["workdir"], 0o755, (0, 0))  # as Docker does for a WORKDIR that is not there
         if not spec["privileged"]:
             syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
+        for program in self._filters:
+            syscalls.seccomp(program)
 
     def _serve(self) -> None:
         wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

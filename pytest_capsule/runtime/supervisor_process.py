@@ -19,6 +19,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, constants, syscalls
+from pytest_capsule._linux.seccomp import filters
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import init, rootfs
 from pytest_capsule.runtime.spec import PLAIN
@@ -109,6 +110,7 @@ class Supervisor:
         self._patience = _IDLE
         self._most = blanks
         self._blanks: list[tuple[int, socket.socket]] = []
+        self._default_filters: dict[frozenset[str], bytes] = {}
         self._hubs: dict[int, int] = {}
         self._alive = os.pidfd_open(os.getpid())
         with open("/proc/sys/kernel/cap_last_cap") as file:
@@ -175,10 +177,20 @@ class Supervisor:
 
     def _fork_init(self, variant: dict[str, Any]) -> Blank:
         flags = _NAMESPACES | (0 if variant["host_network"] else constants.CLONE_NEWNET)
+        programs = self._filters(variant)
         return self._fork(
             flags,
-            lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant),
+            lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant, programs),
         )
+
+    def _filters(self, variant: dict[str, Any]) -> list[bytes]:
+        """The seccomp programs of a container, in the order of their installation; compiled once for a profile."""
+        if variant["privileged"]:
+            return []
+        granted = frozenset(variant["capabilities"])
+        if granted not in self._default_filters:
+            self._default_filters[granted] = filters.default_filter(granted, os.uname().machine)
+        return [self._default_filters[granted]]
 
     def _fork(self, flags: int, child: Callable[[], NoReturn]) -> Blank:
         """Clone a child that keeps nothing but its channel, on descriptor 3, and the three below it."""

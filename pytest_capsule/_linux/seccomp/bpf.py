@@ -66,8 +66,20 @@ class Rule:
     checks: tuple[Check, ...] = ()
 
 
-Decision = tuple[Rule, ...]
-"""What becomes of a call: the first rule whose checks pass. The last one has none."""
+Rules = tuple[Rule, ...]
+"""The first rule whose checks pass counts; the last one has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What becomes of a call by the lower half of its argument ``index``: of an ``int``, the kernel sees no more."""
+
+    index: int
+    ranges: tuple[Range, ...]
+
+
+Decision = Rules | Lookup
+"""What becomes of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,8 @@ class _Program:
         return self.branch(_IF_NOT_LESS, ranges[middle].first, above, below)
 
     def _decide(self, decision: Decision) -> int:
+        if isinstance(decision, Lookup):
+            return self.load(_ARGUMENTS_AT + 8 * decision.index, self.search(decision.ranges))
         place = self.end(decision[-1].action)
         for rule in reversed(decision[:-1]):
             passed = self.end(rule.action)

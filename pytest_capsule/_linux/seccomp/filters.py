@@ -31,11 +31,12 @@ _FILE_TYPE = 0o170000  # S_IFMT
 
 def default_filter(capabilities: Collection[str], machine: str) -> bytes:
     """moby's default profile for a container with ``capabilities``; ``ValueError`` for a machine without a table."""
+    spoken = conventions(machine)
     decisions = profile.decisions(capabilities, machine)
     return compile_filter(
         {
             convention.audit: ranges(convention, decisions, other=profile.DENIED, newer=profile.UNKNOWN)
-            for convention in conventions(machine)
+            for convention in spoken
         },
         otherwise=profile.DENIED[0].action,
     )

@@ -1,8 +1,8 @@
 """moby's default seccomp profile, as data.
 
-Names and rules are those of ``moby/profiles``, ``seccomp/default.json``, release seccomp/v0.2.1: the profile of Docker
-Engine 29.4.3. Whatever no rule allows fails with EPERM; what is newer than the newest call named here fails with
-ENOSYS, as under runc (``libcontainer/seccomp/patchbpf``), so that libraries fall back as on an older kernel.
+Names and rules are those of ``moby/profiles``, ``seccomp/default.json``, at commit 02e898b137ae. Whatever no rule
+allows fails with EPERM; what is newer than the newest call named here fails with ENOSYS, as under runc
+(``libcontainer/seccomp/patchbpf``), so that libraries fall back as on an older kernel.
 
 What depends on the kernel there (``ptrace``, ``process_vm_*`` from 4.8 on) is always allowed here: no kernel as old is
 supported. Names that no machine of ours has are kept where moby has them, and are passed over.
@@ -14,14 +14,14 @@ import errno
 from typing import TYPE_CHECKING
 
 from pytest_capsule._linux import constants
-from pytest_capsule._linux.seccomp.bpf import ALLOW, Check, Decision, Rule, fail_with
+from pytest_capsule._linux.seccomp.bpf import ALLOW, Check, Decision, Lookup, Range, Rule, Rules, fail_with
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-ALLOWED: Decision = (Rule(ALLOW),)
-DENIED: Decision = (Rule(fail_with(errno.EPERM)),)
-UNKNOWN: Decision = (Rule(fail_with(errno.ENOSYS)),)
+ALLOWED: Rules = (Rule(ALLOW),)
+DENIED: Rules = (Rule(fail_with(errno.EPERM)),)
+UNKNOWN: Rules = (Rule(fail_with(errno.ENOSYS)),)
 
 _ALWAYS = (
     "accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown chown32 clock_adjtime "
@@ -101,10 +101,9 @@ _NEW_NAMESPACES = (
 # linux/personality.h: Linux, with UNAME26 (0x20000), PER_LINUX32 (8), both; and the question what it is (0xFFFFFFFF)
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
-# AF_ALG (CVE-2026-31431) and AF_VSOCK, which reaches past the network namespace. socket(2) takes an int, so the kernel
-# drops the upper half of the argument; moby compares all of it and lets 1 << 32 | AF_VSOCK through.
-_FORBIDDEN_FAMILIES = (38, 40)
-_INT = 0xFFFFFFFF
+# Of sys/socket.h's AF_* are refused those that the kernel has no more (12, 19, 20, 23, 25, 34, 37), AF_ALG (38,
+# CVE-2026-31431), AF_VSOCK (40), which reaches past the network namespace, and all that will be new.
+_ALLOWED_FAMILIES = ((0, 12), (13, 19), (21, 23), (24, 25), (26, 34), (35, 37), (39, 40), (41, 46))
 
 
 def decisions(capabilities: Collection[str], machine: str) -> dict[str, Decision]:
@@ -116,9 +115,8 @@ def decisions(capabilities: Collection[str], machine: str) -> dict[str, Decision
     for capability in capabilities:
         allowed += _WITH_CAPABILITY.get(capability, "").split()
     found: dict[str, Decision] = {
-        "socket": (
-            Rule(ALLOW, tuple(Check(0, family, _INT, negated=True) for family in _FORBIDDEN_FAMILIES)),
-            *DENIED,
+        "socket": Lookup(
+            0, tuple(entry for a, b in _ALLOWED_FAMILIES for entry in (Range(a, ALLOWED), Range(b, DENIED)))
         ),
         "personality": (*(Rule(ALLOW, (Check(0, value),)) for value in _PERSONALITIES), *DENIED),
         "clone": (Rule(ALLOW, (Check(0, 0, _NEW_NAMESPACES),)), *DENIED),

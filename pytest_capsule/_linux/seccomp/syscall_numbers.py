@@ -30,8 +30,9 @@ class CallingConvention:
 def conventions(machine: str) -> tuple[CallingConvention, ...]:
     """What programs can run on ``machine`` (as ``os.uname`` names it), its own first; ``ValueError`` for unknown ones.
 
-    The 32-bit companion is there because it is under Docker, where an i386 image runs on an x86_64 host. x32 is not: it
-    shares x86_64's ``audit`` with bit 30 set in the number, and hardly any kernel has it.
+    The 32-bit companion is there because it is under Docker, where an i386 image runs on an x86_64 host. x32, which
+    Docker allows too, is not: it shares x86_64's ``audit`` with bit 30 set in the number, hardly any kernel has it, and
+    it is answered as by a kernel without it.
     """
     if machine == "x86_64":
         return (
