@@ -77,7 +77,6 @@ class Engine:
         self._ports = Ports(self._supervisor)
         self._cgroups = Cgroups()
         self._images = Images(self._store, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
-        self._workshop = ContainerWorkshop(self._supervisor, self._store, self._pump)
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
         self._networks: list[Network] = []
@@ -125,7 +124,7 @@ class Engine:
         image = builder.build(
             wanted,
             store=self._store,
-            workshop=self._workshop,
+            workshop=self._new_workshop(),
             find_image=self.image,
             tell=progress or _tell_nobody,
         )
@@ -385,6 +384,9 @@ class Engine:
         """An empty folder on the disk of the store, gone when the block ends."""
         return self._store.scratch()
 
+    def _new_workshop(self) -> ContainerWorkshop:
+        return ContainerWorkshop(self._supervisor, self._store, self._pump)
+
     def _unpack_rootfs(self, archive: Path, scratch: Path) -> None:
         """Unpack the tar of a root filesystem: with all its owners, so in a container."""
         item = {
@@ -396,7 +398,7 @@ class Engine:
         }
         folder = os.open(archive.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._workshop.place(Tree(), scratch, {"dest": "/", "user": None, "sources": [item]}, [folder])
+            self._new_workshop().place(Tree(), scratch, {"dest": "/", "user": None, "sources": [item]}, [folder])
         finally:
             os.close(folder)
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import selectors
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,22 @@ _HOSTNAME = "buildkitsandbox"  # what a RUN sees under BuildKit
 
 
 class ContainerWorkshop:
-    """Runs build steps in containers of one supervisor."""
+    """Runs the steps of one build in containers of one supervisor."""
 
     def __init__(self, supervisor: Supervisor, store: Store, pump: LogPump) -> None:
         self._supervisor = supervisor
         self._store = store
         self._pump = pump
+        self._lock = threading.Lock()
+        self._open: set[Container] = set()
+        self._canceled = False
+
+    def cancel(self) -> None:
+        """End the containers of all steps; those that come later end at once."""
+        with self._lock:
+            self._canceled = True
+            for container in self._open:
+                container.end()
 
     def run(self, tree: Tree, scratch: Path, command: Command, output: Callable[[str], None]) -> int:
         """RUN, on the host's network unless told otherwise."""
@@ -111,10 +122,19 @@ class ContainerWorkshop:
             capabilities=capabilities.DEFAULT,
         )
 
-    def _container(self, spec: RuntimeSpec) -> Container:
-        container = Container(self._supervisor, spec, id="build", name="build", pump=self._pump)
-        container.ready()
-        return container
+    @contextlib.contextmanager
+    def _container(self, spec: RuntimeSpec) -> Iterator[Container]:
+        with Container(self._supervisor, spec, id="build", name="build", pump=self._pump) as container:
+            with self._lock:
+                self._open.add(container)
+                if self._canceled:
+                    container.end()
+            try:
+                container.ready()
+                yield container
+            finally:
+                with self._lock:
+                    self._open.discard(container)
 
     def _gather(self, tree: Tree, scratch: Path) -> None:
         """Move what was written beneath each of the host's directories to its place in the one new layer."""

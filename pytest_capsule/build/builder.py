@@ -1,9 +1,12 @@
-"""A whole build: which stages are needed, in which order, and the image that comes out."""
+"""A whole build: what is asked for, its stages, and the image that comes out."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,19 +16,17 @@ from pytest_capsule.build.context import Context
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
 from pytest_capsule.build.folders import HostFolder
-from pytest_capsule.build.stage import FILE_STEPS, Stage, Surroundings
+from pytest_capsule.build.labels import Numbering, internal
+from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
+from pytest_capsule.build.schedule import Schedule
+from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
-from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse, parse_trigger
-from pytest_capsule.dockerfile import Stage as ParsedStage
+from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
 from pytest_capsule.dockerfile import instructions as ins
-from pytest_capsule.dockerfile.words import Expander
 from pytest_capsule.errors import CapsuleError, DockerfileError, UsageError
-from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +76,61 @@ def build(
     find_image: Callable[[str], Image],
     tell: Callable[[BuildEvent], None],
 ) -> Image:
-    """Build an image. ``find_image`` resolves what FROM names; ``tell`` hears what happens.
+    """Build an image. ``find_image`` resolves what FROM names; ``tell`` hears what happens, in this thread.
 
-    ``DockerfileError`` for a Dockerfile that BuildKit would refuse, ``BuildError`` for a step that failed.
+    Stages that do not need each other are built at the same time. ``DockerfileError`` for a Dockerfile that BuildKit
+    would refuse, ``BuildError`` for a step that failed; the first of them ends all others.
     """
-    shown = (
-        os.path.relpath(wanted.dockerfile) if wanted.dockerfile.is_relative_to(Path.cwd()) else str(wanted.dockerfile)
-    )
-    dockerfile = parse(wanted.dockerfile.read_bytes(), shown)
+    canceled = threading.Event()
+
+    def cancel() -> None:
+        canceled.set()
+        workshop.cancel()
+
+    schedule = Schedule(tell, cancel, limit=max(2, os.cpu_count() or 1))
+    with _step(tell, f"load build definition from {wanted.dockerfile.name}"):
+        dockerfile = parse(wanted.dockerfile.read_bytes(), _shown(wanted.dockerfile))
+    arguments = global_arguments(dockerfile, wanted.build_args, wanted.target)
+    plan = make_plan(dockerfile, wanted.target, arguments, partial(_find_all, schedule, find_image, dockerfile))
+    with _step(tell, "load .dockerignore"):
+        rules = _ignore_rules(wanted)
     memory_name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
-    context = Context(HostFolder(str(wanted.context)), _ignore_rules(wanted), memory=store.memory(memory_name))
-    image = _Build(wanted, dockerfile, context, store, workshop, find_image, tell).run()
+    context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(memory_name))
+    stages = Stages(dockerfile, plan)
+    around = Surroundings(
+        store=store,
+        workshop=workshop,
+        execution=Execution(store, schedule.tell, canceled, no_cache=wanted.no_cache),
+        context=context,
+        build_args=wanted.build_args,
+        global_args=arguments,
+        escape=dockerfile.escape,
+        find_tree=stages.tree_of,
+    )
+    schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
+    image = stages[plan.target].image()
     if context.changed:
         store.remember(memory_name, context.memory)
     tell(BuildEvent("image", str(image), text=image.id))
     return image
+
+
+@contextlib.contextmanager
+def _step(tell: Callable[[BuildEvent], None], what: str) -> Iterator[None]:
+    """Tell of a step of the build's own, around what it does."""
+    label = internal(what)
+    started = time.monotonic()
+    tell(label.event("start"))
+    try:
+        yield
+    except CapsuleError as error:
+        tell(label.event("failed", text=error.message, seconds=time.monotonic() - started))
+        raise
+    tell(label.event("done", seconds=time.monotonic() - started))
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _ignore_rules(wanted: Request) -> IgnoreRules | None:
@@ -100,157 +141,71 @@ def _ignore_rules(wanted: Request) -> IgnoreRules | None:
     return None
 
 
-class _Build:
-    def __init__(
-        self,
-        wanted: Request,
-        dockerfile: Dockerfile,
-        context: Context,
-        store: Store,
-        workshop: Workshop,
-        find_image: Callable[[str], Image],
-        tell: Callable[[BuildEvent], None],
-    ) -> None:
-        self._wanted = wanted
+def _find_all(
+    schedule: Schedule,
+    find_image: Callable[[str], Image],
+    dockerfile: Dockerfile,
+    unknown: Mapping[str, ins.Instruction],
+) -> dict[str, Image]:
+    """Find images, several at once: some are pulled."""
+    references = list(unknown)
+    found: dict[str, Image] = {}
+
+    def find(number: int) -> None:
+        reference = references[number]
+        with _step(schedule.tell, f"load metadata for {reference}"):
+            try:
+                found[reference] = find_image(reference)
+            except DockerfileError:
+                raise
+            except CapsuleError as error:
+                raise not_found(unknown[reference], reference, error, dockerfile) from None
+
+    schedule.run(dict.fromkeys(range(len(references)), ()), find)
+    return found
+
+
+class Stages:
+    """The stages of one build, each there once it is built."""
+
+    def __init__(self, dockerfile: Dockerfile, plan: Plan) -> None:
         self._dockerfile = dockerfile
-        self._find_image = find_image
-        self._tell = tell
+        self._plan = plan
         self._built: dict[int, Stage] = {}
-        self._begun: set[int] = set()
-        self._target = dockerfile.target(wanted.target)
-        self._global_args = self._resolve_global_args()
-        self._around = Surroundings(
-            store=store,
-            workshop=workshop,
-            execution=Execution(store, tell, no_cache=wanted.no_cache),
-            context=context,
-            build_args=wanted.build_args,
-            global_args=self._global_args,
-            escape=dockerfile.escape,
-            find_tree=self._tree_of,
-        )
 
-    def run(self) -> Image:
-        for stage in self._needed():
-            self._stage(stage)
-        return self._stage(self._target).image()
+    def __getitem__(self, index: int) -> Stage:
+        return self._built[index]
 
-    def _stage(self, parsed: ParsedStage) -> Stage:
-        """A stage, built now if it was not: an ONBUILD trigger may ask for one that nobody has counted on."""
-        if parsed.index not in self._built:
-            self._begun.add(parsed.index)
-            self._built[parsed.index] = self._build_stage(parsed)
-        return self._built[parsed.index]
-
-    def _resolve_global_args(self) -> dict[str, str]:
-        host = Platform.host(os.uname().machine)
-        values = {
-            f"{side}{name}": value
-            for side in ("BUILD", "TARGET")
-            for name, value in (
-                ("PLATFORM", str(host)),
-                ("OS", host.os),
-                ("ARCH", host.architecture),
-                ("VARIANT", host.variant),
-            )
-        }
-        values["TARGETSTAGE"] = self._wanted.target or "default"
-        for arg in self._dockerfile.meta_args:
-            resolved = arg.resolve(Expander(values, escape=self._dockerfile.escape), self._wanted.build_args)
-            values.update({name: value for name, value in resolved if value is not None})
-        return values
-
-    def _needed(self) -> list[ParsedStage]:
-        """The stages that the target is made from, each after those that it takes from itself."""
-        order: dict[int, ParsedStage] = {}
-
-        def visit(stage: ParsedStage) -> None:
-            if stage.index in order:
-                return
-            for other in self._sources_of(stage):
-                if other.index < stage.index:
-                    visit(other)
-            order[stage.index] = stage
-
-        visit(self._target)
-        return list(order.values())
-
-    def _sources_of(self, stage: ParsedStage) -> Iterator[ParsedStage]:
-        base = self._dockerfile.base_stage(stage, self._expanded_base(stage).base)
-        if base is not None:
-            yield base
-        for instruction in stage.instructions:
-            if isinstance(instruction, ins.Copy) and instruction.from_:
-                other = self._dockerfile.find_stage(instruction.from_)
-                if other is not None:
-                    if other.index >= stage.index:
-                        raise _not_built_before(instruction, instruction.from_)
-                    yield other
-
-    def _expanded_base(self, stage: ParsedStage) -> ins.From:
-        return stage.from_.expand(Expander(self._global_args, escape=self._dockerfile.escape))
-
-    def _build_stage(self, parsed: ParsedStage) -> Stage:
-        stage = self._begin(parsed)
-        triggers = tuple(parse_trigger(text, parsed.from_.origin) for text in stage.config.config.on_build)
-        stage.config = stage.config.with_config(on_build=())
-        instructions = (*triggers, *parsed.instructions)
-        stage.steps = 1 + sum(isinstance(one, FILE_STEPS) for one in instructions)
-        self._tell(stage.label(parsed.from_).event("cached"))
-        for instruction in instructions:
+    def build(self, around: Surroundings, index: int) -> None:
+        """Build a stage; those that it needs are there."""
+        planned = self._plan.stages[index]
+        stage = self._begin(around, planned)
+        for instruction in planned.triggers:
+            stage.carry_out(instruction, is_trigger=True)
+        for instruction in planned.instructions:
             stage.carry_out(instruction)
-        return stage
+        self._built[index] = stage
 
-    def _begin(self, parsed: ParsedStage) -> Stage:
+    def _begin(self, around: Surroundings, planned: PlannedStage) -> Stage:
         """A stage as its FROM leaves it."""
-        base = self._expanded_base(parsed)
-        begin = partial(Stage, self._around, self._shown_name(parsed))
-        earlier = self._dockerfile.base_stage(parsed, base.base)
-        if earlier is not None:
-            below = self._stage(earlier)
-            variables = {**below.variables, **below.config.config.env_dict()}
-            return begin(below.tree, below.config, below.key, below.created, variables, dict(below.declared))
-        if base.base == SCRATCH:
-            tree, config, created = Tree(), scratch_config(), ""
-        else:
-            image = self._base_image(base)
-            tree, config, created = image.tree, image.config, image.config.created
+        begin = partial(Stage, around, Numbering(planned.name, planned.steps))
+        if isinstance(planned.base, int):
+            below = self[planned.base]
+            config = below.config.with_config(on_build=())
+            variables = {**below.variables, **config.config.env_dict()}
+            return begin(below.tree, config, below.key, below.created, variables, dict(below.declared))
+        if planned.base is None:
+            config = scratch_config()
+            return begin(Tree(), config, root_key(Tree()), "", config.config.env_dict())
+        tree, config = planned.base.tree, planned.base.config.with_config(on_build=())
         if "PATH" not in config.config.env_dict():
             config = config.with_env("PATH", DEFAULT_PATH)
-        return begin(tree, config, root_key(tree), created, config.config.env_dict())
+        stage = begin(tree, config, root_key(tree), config.created, config.config.env_dict())
+        label = stage.numbering.next(f"FROM {planned.from_.base}", planned.from_.line)
+        around.execution.tell(label.event("cached"))
+        return stage
 
-    def _shown_name(self, parsed: ParsedStage) -> str:
-        if len(self._dockerfile.stages) == 1:
-            return ""
-        return parsed.name or f"stage-{parsed.index}"
-
-    def _base_image(self, base: ins.From) -> Image:
-        try:
-            return self._find_image(base.base)
-        except DockerfileError:
-            raise
-        except CapsuleError as error:
-            names = [stage.name for stage in self._dockerfile.stages if stage.name]
-            hint = error.hint
-            if base.base.lower() in names:
-                hint = f"a stage {base.base.lower()} comes later or is spelt otherwise: FROM takes an earlier one"
-            raise base.origin.error(error.message, hint=hint) from None
-
-    def _tree_of(self, reference: str, instruction: ins.Instruction) -> Tree:
+    def tree_of(self, reference: str, instruction: ins.Instruction) -> Tree:
+        """The files that ``from`` of an instruction means: those of a stage, or of an image."""
         stage = self._dockerfile.find_stage(reference)
-        if stage is not None:
-            if stage.index in self._begun - self._built.keys():
-                raise _not_built_before(instruction, reference)
-            return self._stage(stage).tree
-        try:
-            image = self._find_image(reference)
-        except CapsuleError as error:
-            raise instruction.origin.error(error.message, hint=error.hint) from None
-        return image.tree
-
-
-def _not_built_before(instruction: ins.Instruction, reference: str) -> DockerfileError:
-    return instruction.origin.error(
-        f"COPY --from={reference}: that stage is not built before this one",
-        hint="move the stage up, or take from another",
-    )
+        return self._plan.images[reference].tree if stage is None else self[stage.index].tree

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_capsule.build.events import BuildEvent
+from pytest_capsule.build.labels import Label
+from pytest_capsule.build.schedule import Canceled
 from pytest_capsule.errors import CapsuleError, UnsupportedHost
 from pytest_capsule.store.image import Layer, Tree, now
 from pytest_capsule.store.store import Store
 
+_PATIENCE = 0.5  # seconds between two looks at whether the build was given up
 Output = Callable[[str], None]
 Work = Callable[[Path, Output], None]
 """What a step does: it leaves the files it wrote in the given folder's ``fs``, in overlay form."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """How the events of a step name it, and its line in the Dockerfile."""
-
-    name: str
-    step: int
-    steps: int
-    line: int
-
-    def event(self, kind: str, *, text: str = "", seconds: float = 0.0) -> BuildEvent:
-        """An event of this step."""
-        return BuildEvent(kind, self.name, self.step, self.steps, self.line, text, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +45,70 @@ class StepFailed(Exception):
 
 
 class Execution:
-    """The cache of one build's steps, and the carrying out of those that are not in it."""
+    """The cache of one build's steps, and the carrying out of those that are not in it.
 
-    def __init__(self, store: Store, tell: Callable[[BuildEvent], None], *, no_cache: bool) -> None:
+    Once ``canceled`` is set, no step begins, and one that is going on counts as given up instead of failed.
+    """
+
+    def __init__(
+        self, store: Store, tell: Callable[[BuildEvent], None], canceled: threading.Event, *, no_cache: bool
+    ) -> None:
         self._store = store
-        self._tell = tell
+        self.tell = tell
+        self._canceled = canceled
         self._no_cache = no_cache
 
     def obtain(self, key: str, label: Label, work: Work) -> Result:
         """What the step with that key gives; ``StepFailed`` when it had to be carried out and failed."""
         record = self._recall(key)
         if record is None:
-            with self._store.lock(key):  # whoever else builds the same waits here, and then finds it
+            with self._lock(key):  # whoever else builds the same waits here, and then finds it
                 record = self._recall(key)
                 if record is None:
                     result = self._carry_out(label, work)
                     self._store.keep_step(key, {"layer": result.layer and result.layer.id, "created": result.created})
                     return result
-        self._tell(label.event("cached"))
+        self.tell(label.event("cached"))
         return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"])
 
     def _recall(self, key: str) -> dict[str, Any] | None:
         return None if self._no_cache else self._store.step(key)
 
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """The lock of a step; whoever waits for another process must still hear that the build was given up."""
+        with contextlib.ExitStack() as held:
+            while not self._canceled.is_set():
+                with contextlib.suppress(TimeoutError):
+                    held.enter_context(self._store.lock(key, timeout=_PATIENCE))
+                    break
+            else:
+                raise Canceled
+            yield
+
     def _carry_out(self, label: Label, work: Work) -> Result:
-        self._tell(label.event("start"))
+        self.tell(label.event("start"))
         started = time.monotonic()
         printed: list[str] = []
 
         def note(text: str) -> None:
             printed.append(text)
-            self._tell(label.event("output", text=text))
+            self.tell(label.event("output", text=text))
 
         try:
             layer = self._make_layer(work, note)
         except (StepFailed, OSError, CapsuleError) as error:
+            passed = time.monotonic() - started
+            if self._canceled.is_set():
+                self.tell(label.event("canceled", seconds=passed))
+                raise Canceled from None
             if isinstance(error, UnsupportedHost):
                 raise
             failure = _explained(error)
             failure.output = "".join(printed)
-            self._tell(label.event("failed", text=failure.reason, seconds=time.monotonic() - started))
+            self.tell(label.event("failed", text=failure.reason, seconds=passed))
             raise failure from None
-        self._tell(label.event("done", seconds=time.monotonic() - started))
+        self.tell(label.event("done", seconds=time.monotonic() - started))
         return Result(layer, now())
 
     def _make_layer(self, work: Work, note: Output) -> Layer | None:

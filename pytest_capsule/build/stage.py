@@ -16,7 +16,8 @@ from typing import Any
 
 from pytest_capsule.build import history
 from pytest_capsule.build.context import Context
-from pytest_capsule.build.execution import Execution, Label, Output, StepFailed, Work, step_key
+from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
+from pytest_capsule.build.labels import Numbering, shown
 from pytest_capsule.build.steps import Command, Workshop
 from pytest_capsule.build.transfer import Placement, owner
 from pytest_capsule.dockerfile import instructions as ins
@@ -31,7 +32,6 @@ _DEFAULT_SHELL = ("/bin/sh", "-c")
 _OUTPUT_KEPT = 64 * 1024
 # Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-FILE_STEPS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,19 @@ class Stage:
     """A stage while it is built: its files, its config, and the cache key of what was done so far.
 
     ``variables`` are what ``$NAME`` means and a RUN gets: ENV and ARG, of which the later wins. ``declared`` are the
-    arguments among them, in the order of their declaration. ``step`` counts from the FROM, of ``steps``.
+    arguments among them, in the order of their declaration.
     """
 
     around: Surroundings
-    name: str
+    numbering: Numbering
     tree: Tree
     config: ImageConfig
     key: str
     created: str = ""
     variables: dict[str, str] = field(default_factory=dict)
     declared: dict[str, str] = field(default_factory=dict)
-    step: int = 1
-    steps: int = 1
     command_set: bool = False
+    in_trigger: bool = False
 
     def image(self) -> Image:
         """The image as it is now."""
@@ -76,14 +75,9 @@ class Stage:
             self.config.with_created(self.created), self.tree.layers, self.tree.host_directories
         )
 
-    def label(self, instruction: ins.Instruction) -> Label:
-        """How events name a step: ``[build 2/5] RUN make``, as BuildKit's progress does."""
-        number = f"{self.step:>{len(str(self.steps))}}/{self.steps}"
-        place = f"{self.name} {number}" if self.name else number
-        return Label(f"[{place}] {instruction.source}", self.step, self.steps, instruction.line)
-
-    def carry_out(self, instruction: ins.Instruction) -> None:
+    def carry_out(self, instruction: ins.Instruction, *, is_trigger: bool = False) -> None:
         """Expand one instruction and apply it."""
+        self.in_trigger = is_trigger
         expander = Expander(self.variables, escape=self.around.escape)
         if isinstance(instruction, ins.Arg):
             self._declare(instruction, expander)
@@ -190,7 +184,6 @@ class Stage:
         path = posixpath.normpath(posixpath.join("/", self.config.config.working_dir, instruction.path)).rstrip("/")
         self.config = self.config.with_config(working_dir=path or "/")
         if not path:
-            self.step += 1
             self._note("WORKDIR /")
             return
         user = owner(self.config.config.user)
@@ -249,10 +242,11 @@ class Stage:
 
     def _change_files(self, instruction: ins.Instruction, said: str, inputs: Mapping[str, Any], work: Work) -> None:
         """Take the step's layer from the cache, or carry the step out and let what it wrote become one."""
-        self.step += 1
         key = step_key(self.key, inputs)
+        name = shown(instruction, self.variables, self.around.escape)
+        label = self.numbering.next(name, instruction.line, is_trigger=self.in_trigger)
         try:
-            result = self.around.execution.obtain(key, self.label(instruction), work)
+            result = self.around.execution.obtain(key, label, work)
         except StepFailed as failure:
             raise self._error(instruction, failure) from None
         self.key = key

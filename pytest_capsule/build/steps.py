@@ -26,7 +26,10 @@ class Command:
 
 
 class Workshop(Protocol):
-    """Changes a tree: each method leaves what it wrote in ``scratch / "fs"``, in overlay form."""
+    """Changes a tree for one build: each method leaves what it wrote in ``scratch / "fs"``, in overlay form."""
+
+    def cancel(self) -> None:
+        """End all that is going on, in whichever thread, and begin nothing more: it fails there in any way."""
 
     def run(self, tree: Tree, scratch: Path, command: Command, output: Callable[[str], None]) -> int:
         """Run a command and hand over its output as it comes; returns its exit code."""

@@ -229,17 +229,18 @@ class Run(Command):
         script = self.script()
         if script:
             return (*shell, script.path)
-        if self._is_all_heredoc():
+        if self.is_all_heredoc():
             return (*shell, self.heredocs[0].body)
         return (*shell, self.words[0] + "".join(f"\n{one.content}{one.name}" for one in self.heredocs))
 
     def script(self) -> Script | None:
         """The file that must be there for ``argv``, if the command is one heredoc that begins with ``#!``."""
-        if self._is_all_heredoc() and self.heredocs[0].body.startswith("#!"):
+        if self.is_all_heredoc() and self.heredocs[0].body.startswith("#!"):
             return Script(f"/dev/pipes/{self.heredocs[0].name}", self.heredocs[0].body)
         return None
 
-    def _is_all_heredoc(self) -> bool:
+    def is_all_heredoc(self) -> bool:
+        """Whether the command is one heredoc and nothing else."""
         return bool(self.heredocs) and heredoc_mark(self.words[0]) is not None
 
 

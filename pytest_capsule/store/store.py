@@ -141,9 +141,12 @@ class Store:
         self._alive.release()
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock ``name`` against every other thread and process on this store."""
-        with FileLock(self.root / "locks" / name, thread_local=False):
+    def lock(self, name: str, *, timeout: float = -1) -> Iterator[None]:
+        """Hold the lock ``name`` against every other thread and process on this store.
+
+        ``TimeoutError`` after ``timeout`` seconds of waiting; by default there is no end to it.
+        """
+        with FileLock(self.root / "locks" / name, timeout, thread_local=False):
             yield
 
     # -- layers ---------------------------------------------------------------------------------------------------

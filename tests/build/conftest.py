@@ -45,8 +45,9 @@ class Project:
 
     def kinds(self):
         """What happened to each step but FROM: ``["done", "cached"]``."""
-        ends = ("cached", "done", "failed")
-        return [event.kind for event in self.events if event.kind in ends and event.step > 1]
+        ends = ("cached", "done", "failed", "canceled")
+        steps = [event for event in self.events if event.step and "] FROM " not in event.name]
+        return [event.kind for event in steps if event.kind in ends]
 
     def count(self):
         """How many steps were cached, done and failed."""

@@ -99,21 +99,47 @@ def test_only_the_stages_that_the_target_needs_are_built(project):
     )
     assert project.build(text).config.config.labels == {"is": "last"}
     assert project.build(target="WANTED").config.config.labels == {"is": "wanted"}
-    assert [event.name for event in project.events if event.step] == ["[wanted 1/1] FROM scratch AS wanted"]
+    assert [event.name for event in project.events if event.step] == []
     with pytest.raises(DockerfileError, match="could not be found"):
         project.build(target="missing")
 
 
+def names(project):
+    return [event.name for event in project.events if event.kind in ("cached", "start")]
+
+
 def test_steps_are_named_as_in_buildkits_progress(project):
-    project.build("FROM scratch AS one\nWORKDIR /a\nFROM one\n" + "".join(f"WORKDIR /{n}\n" for n in range(9)))
-    names = [event.name for event in project.events if event.kind in ("cached", "start")]
-    assert names[:4] == [
-        "[one 1/2] FROM scratch AS one",
-        "[one 2/2] WORKDIR /a",
-        "[stage-1  1/10] FROM one",
-        "[stage-1  2/10] WORKDIR /0",
+    project.build("FROM scratch AS one\nWORKDIR /a\nFROM one\n" + "".join(f"WORKDIR /{n}\n" for n in range(10)))
+    assert names(project)[:4] == [
+        "[internal] load build definition from Dockerfile",
+        "[internal] load .dockerignore",
+        "[one 1/1] WORKDIR /a",
+        "[stage-1  1/10] WORKDIR /0",
     ]
-    assert names[-1] == "[stage-1 10/10] WORKDIR /8"
+    assert names(project)[-1] == "[stage-1 10/10] WORKDIR /9"
+
+
+def test_the_only_stage_has_no_name_but_beside_an_image_that_it_takes_from(project):
+    project.build("ARG BASE=capsule/host\nFROM $BASE\nARG A=1\nworkdir /$A\nRUN : '$A' $HOME $A\nWORKDIR /\n")
+    assert names(project)[1:] == [
+        "[internal] load metadata for capsule/host",
+        "[internal] load .dockerignore",
+        "[1/4] FROM capsule/host",
+        "[2/4] WORKDIR /1",
+        "[3/4] RUN : '$A' $HOME 1",
+    ]
+    project.build("FROM scratch\nCOPY --from=hello-world / /\n")
+    assert names(project)[-1] == "[stage-0 1/1] COPY --from=hello-world / /"
+
+
+def test_triggers_count_as_steps(project):
+    project.build("FROM scratch AS base\nONBUILD ENV A=1\nONBUILD WORKDIR /a\nFROM base\nWORKDIR /b\n")
+    assert names(project)[-2:] == ["[stage-1 1/3] ONBUILD WORKDIR /a", "[stage-1 2/3] WORKDIR /b"]
+
+
+def test_a_heredoc_is_summed_up(project):
+    project.build("FROM capsule/host\nRUN <<EOF\n  echo one\n  echo two\nEOF\n")
+    assert names(project)[-1] == "[2/2] RUN <<EOF (echo one...)"
 
 
 def test_a_stage_can_be_taken_from_before_it_is_there_only_by_mistake(project):
