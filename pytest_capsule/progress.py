@@ -39,6 +39,7 @@ class PlainProgress:
             "cached": self._cached,
             "done": self._done,
             "failed": self._failed,
+            "canceled": self._canceled,
             "image": self._image,
         }[event.kind](event)
 
@@ -52,7 +53,9 @@ class PlainProgress:
         return self._numbers[event.name]
 
     def _start(self, event: BuildEvent) -> None:
-        self._number(event)
+        number = self._number(event)
+        if event.text:
+            self._write(f"#{number} not cached: {event.text}\n")
 
     def _output(self, event: BuildEvent) -> None:
         """Whole lines only: the rest waits for its end."""
@@ -78,6 +81,9 @@ class PlainProgress:
 
     def _failed(self, event: BuildEvent) -> None:
         self._write(f"#{self._finish_output(event)} ERROR: {event.text}\n")
+
+    def _canceled(self, event: BuildEvent) -> None:
+        self._write(f"#{self._finish_output(event)} CANCELED\n\n")
 
     def _image(self, event: BuildEvent) -> None:
         number = len(self._numbers) + 1

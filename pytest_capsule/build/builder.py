@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.events import BuildEvent
@@ -18,12 +19,14 @@ from pytest_capsule.build.execution import Execution, root_key
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
+from pytest_capsule.build.reasons import Reasons
 from pytest_capsule.build.schedule import Schedule
 from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
 from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
 from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.errors import CapsuleError, DockerfileError, UsageError
+from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
@@ -97,6 +100,7 @@ def build(
     memory_name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
     context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(memory_name))
     stages = Stages(dockerfile, plan)
+    reasons = Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)
     around = Surroundings(
         store=store,
         workshop=workshop,
@@ -106,8 +110,10 @@ def build(
         global_args=arguments,
         escape=dockerfile.escape,
         find_tree=stages.tree_of,
+        reasons=reasons,
     )
-    schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
+    with contextlib.closing(reasons):
+        schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
     image = stages[plan.target].image()
     if context.changed:
         store.remember(memory_name, context.memory)
@@ -188,19 +194,24 @@ class Stages:
 
     def _begin(self, around: Surroundings, planned: PlannedStage) -> Stage:
         """A stage as its FROM leaves it."""
-        begin = partial(Stage, around, Numbering(planned.name, planned.steps))
+        numbering = Numbering(planned.name, planned.steps)
+
+        def begin(tree: Tree, config: ImageConfig, key: str, **more: Any) -> Stage:
+            reasons = around.reasons.of_stage(planned.index, key)
+            return Stage(around, numbering, reasons, tree, config.with_config(on_build=()), key, **more)
+
         if isinstance(planned.base, int):
             below = self[planned.base]
-            config = below.config.with_config(on_build=())
-            variables = {**below.variables, **config.config.env_dict()}
-            return begin(below.tree, config, below.key, below.created, variables, dict(below.declared))
+            variables = {**below.variables, **below.config.config.env_dict()}
+            more = {"created": below.created, "variables": variables, "declared": dict(below.declared)}
+            return begin(below.tree, below.config, below.key, **more)
         if planned.base is None:
             config = scratch_config()
-            return begin(Tree(), config, root_key(Tree()), "", config.config.env_dict())
-        tree, config = planned.base.tree, planned.base.config.with_config(on_build=())
+            return begin(Tree(), config, root_key(Tree()), variables=config.config.env_dict())
+        tree, config = planned.base.tree, planned.base.config
         if "PATH" not in config.config.env_dict():
             config = config.with_env("PATH", DEFAULT_PATH)
-        stage = begin(tree, config, root_key(tree), config.created, config.config.env_dict())
+        stage = begin(tree, config, root_key(tree), created=config.created, variables=config.config.env_dict())
         label = stage.numbering.next(f"FROM {planned.from_.base}", planned.from_.line)
         around.execution.tell(label.event("cached"))
         return stage

@@ -231,3 +231,15 @@ def fingerprint(sources: Sequence[Source]) -> str:
             line = (entry.path, entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest)
             digest.update(repr(line).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def contents(sources: Sequence[Source]) -> dict[str, str]:
+    """A short digest for each path of the sources, of what ``fingerprint`` takes: to say which of them has changed."""
+    found = {}
+    for source in sources:
+        for entry in source.entries:
+            path = entry.origin if entry.kind == "f" else posixpath.join(source.name, entry.path)
+            target = "" if entry.kind == "f" else entry.origin
+            line = repr((entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest))
+            found[path] = hashlib.sha256(line.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return found

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class BuildEvent:
     """One thing that happened in a build.
 
-    ``kind``: ``start``, ``cached``, ``output``, ``done`` or ``failed`` of a step, or ``image`` at the end. ``name`` is
-    the step as BuildKit shows it (``[2/5] RUN make``), ``line`` its line in the Dockerfile, ``text`` a piece of output
-    or the image's id, ``seconds`` how long the step took.
+    ``kind``: ``start``, ``cached``, ``output``, ``done``, ``failed`` or ``canceled`` of a step, or ``image`` at the
+    end. ``name`` is the step as BuildKit shows it (``[2/5] RUN make``), ``step`` its number in its stage (0 for what
+    the build does on its own, such as reading the Dockerfile), ``line`` its line in the Dockerfile, ``seconds`` its
+    time. ``text`` is a piece of output, the reason of a failure, the image's id, or, of ``start``, which input has
+    changed since the last build (``src/main.py changed``; empty where nothing has, or nothing was before).
     """
 
     kind: str

@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.labels import Label
+from pytest_capsule.build.reasons import StageReasons, Step
 from pytest_capsule.build.schedule import Canceled
 from pytest_capsule.errors import CapsuleError, UnsupportedHost
 from pytest_capsule.store.image import Layer, Tree, now
@@ -58,15 +59,17 @@ class Execution:
         self._canceled = canceled
         self._no_cache = no_cache
 
-    def obtain(self, key: str, label: Label, work: Work) -> Result:
-        """What the step with that key gives; ``StepFailed`` when it had to be carried out and failed."""
-        record = self._recall(key)
+    def obtain(self, step: Step, label: Label, work: Work, reasons: StageReasons) -> Result:
+        """What a step gives; ``StepFailed`` when it had to be carried out and failed."""
+        record = self._recall(step.key)
         if record is None:
-            with self._lock(key):  # whoever else builds the same waits here, and then finds it
-                record = self._recall(key)
+            with self._lock(step.key):  # whoever else builds the same waits here, and then finds it
+                record = self._recall(step.key)
                 if record is None:
-                    result = self._carry_out(label, work)
-                    self._store.keep_step(key, {"layer": result.layer and result.layer.id, "created": result.created})
+                    result = self._carry_out(label, work, reasons.find(step))
+                    record = {"layer": result.layer and result.layer.id, "created": result.created}
+                    self._store.keep_step(step.key, record)
+                    reasons.has_run(step)
                     return result
         self.tell(label.event("cached"))
         return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"])
@@ -86,8 +89,8 @@ class Execution:
                 raise Canceled
             yield
 
-    def _carry_out(self, label: Label, work: Work) -> Result:
-        self.tell(label.event("start"))
+    def _carry_out(self, label: Label, work: Work, reason: str) -> Result:
+        self.tell(label.event("start", text=reason))
         started = time.monotonic()
         printed: list[str] = []
 

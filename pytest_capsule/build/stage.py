@@ -18,6 +18,7 @@ from pytest_capsule.build import history
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
 from pytest_capsule.build.labels import Numbering, shown
+from pytest_capsule.build.reasons import Reasons, StageReasons, Step
 from pytest_capsule.build.steps import Command, Workshop
 from pytest_capsule.build.transfer import Placement, owner
 from pytest_capsule.dockerfile import instructions as ins
@@ -48,6 +49,7 @@ class Surroundings:
     escape: str
     find_tree: Callable[[str, ins.Instruction], Tree]
     """The tree that ``COPY --from`` names."""
+    reasons: Reasons
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Stage:
 
     around: Surroundings
     numbering: Numbering
+    reasons: StageReasons
     tree: Tree
     config: ImageConfig
     key: str
@@ -229,7 +232,8 @@ class Stage:
             def work(scratch: Path, _: Output) -> None:
                 placement.carry_out(self.around.workshop, self.tree, scratch)
 
-            self._change_files(instruction, history.transfer(instruction), placement.inputs(), work)
+            said = history.transfer(instruction)
+            self._change_files(instruction, said, placement.inputs(), work, contents=placement.contents)
 
     @contextlib.contextmanager
     def _source_of(self, instruction: ins.Transfer) -> Iterator[Context]:
@@ -240,15 +244,24 @@ class Stage:
         with self.around.workshop.open_tree(tree) as folder:
             yield Context(folder, keep_owners=True)
 
-    def _change_files(self, instruction: ins.Instruction, said: str, inputs: Mapping[str, Any], work: Work) -> None:
+    def _change_files(
+        self,
+        instruction: ins.Instruction,
+        said: str,
+        inputs: Mapping[str, Any],
+        work: Work,
+        contents: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         """Take the step's layer from the cache, or carry the step out and let what it wrote become one."""
         key = step_key(self.key, inputs)
+        step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents)
         name = shown(instruction, self.variables, self.around.escape)
         label = self.numbering.next(name, instruction.line, is_trigger=self.in_trigger)
         try:
-            result = self.around.execution.obtain(key, label, work)
+            result = self.around.execution.obtain(step, label, work, self.reasons)
         except StepFailed as failure:
             raise self._error(instruction, failure) from None
+        self.reasons.is_done(step)
         self.key = key
         self.created = result.created
         if result.layer is not None:

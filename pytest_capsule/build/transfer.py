@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.archive import unpack
-from pytest_capsule.build.context import EXCLUDED, Context, Entry, Source, fingerprint
+from pytest_capsule.build.context import EXCLUDED, Context, Entry, Source, contents, fingerprint
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.dockerfile import instructions as ins
 
@@ -66,6 +66,10 @@ class Placement:
             "archives": self.archives,
             "files": [(file.name, file.content) for file in self.files],
         }
+
+    def contents(self) -> dict[str, str]:
+        """A digest for each path, to say later which of them has changed."""
+        return contents(self.sources)
 
     def carry_out(self, workshop: Workshop, tree: Tree, scratch: Path) -> None:
         """Place it all on ``tree``."""

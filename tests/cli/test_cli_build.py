@@ -57,6 +57,8 @@ def test_it_looks_as_with_docker(capsule, context):
     again = capsule("build", "-t", "looks", "--build-arg", "WORD=plain", str(context)).stderr
     assert again.count("CACHED\n") == 3
     assert "half line" not in again
+    changed = capsule("build", "--build-arg", "WORD=other", str(context)).stderr
+    assert '"other" >/word\n#5 not cached: build argument WORD plain → other\n' in changed
     anew = capsule("build", "--no-cache", "--build-arg", "WORD=plain", str(context)).stderr
     assert "half line plain" in anew
     assert capsule("run", "looks").stdout == "in the image\n"
