@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pytest_capsule.runtime.process import ExecResult, Process
     from pytest_capsule.spec import Build, ContainerSpec
     from pytest_capsule.store.image import Image
+    from pytest_capsule.volumes import Volume
 
 _HOMES = {
     "pytest_capsule.build.events": ("BuildEvent",),
@@ -68,6 +69,7 @@ _HOMES = {
     "pytest_capsule.runtime.process": ("ExecResult", "Process"),
     "pytest_capsule.spec": ("Build", "ContainerSpec"),
     "pytest_capsule.store.image": ("Image",),
+    "pytest_capsule.volumes": ("Volume",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -95,6 +97,7 @@ __all__ = [
     "StoreError",
     "UnsupportedHost",
     "UsageError",
+    "Volume",
     "WaitTimeout",
     "container_fixture",
     "image_fixture",

@@ -32,7 +32,7 @@ from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.limits import Limits
 from pytest_capsule.runtime.logs import LogPump
-from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec, Volume
+from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
@@ -42,6 +42,7 @@ from pytest_capsule.store.image import Image, Tree, now
 from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.rootfs import lower_directories
 from pytest_capsule.store.store import Store
+from pytest_capsule.volumes import Volume, Volumes, find_path, mounts_of
 from pytest_capsule.workshop import ContainerWorkshop
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Engine:
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
         self._networks: list[Network] = []
+        self._volumes = Volumes(self._store.scratch)
         self._closed = False
         self._process = os.getpid()
         self._store.collect()
@@ -200,13 +202,16 @@ class Engine:
         no_cache: bool = False,
         progress: Progress | None = None,
         prepared: Container | None = None,
+        volumes: Volumes | None = None,
     ) -> Container:
         """Start the container that ``spec`` asks for and wait until it is ready.
 
         ``folders`` are where its relative paths start from, the first that has them (default: the current one);
-        ``prepared`` is what ``prepare`` gave for the same spec.
+        ``prepared`` is what ``prepare`` gave for the same spec; ``volumes`` has the named ones (default: the engine's).
         """
-        container = self.create(spec, folders=folders, no_cache=no_cache, progress=progress, prepared=prepared)
+        container = self.create(
+            spec, folders=folders, no_cache=no_cache, progress=progress, prepared=prepared, volumes=volumes
+        )
         with contextlib.ExitStack() as undo:
             undo.callback(container.close)
             if container.command:
@@ -224,9 +229,12 @@ class Engine:
         no_cache: bool = False,
         progress: Progress | None = None,
         prepared: Container | None = None,
+        volumes: Volumes | None = None,
     ) -> Container:
         """The container that ``spec`` asks for, its ports published, its main process (``command``) not started yet."""
-        container = prepared or self.prepare(spec, folders=folders, no_cache=no_cache, progress=progress)
+        container = prepared or self.prepare(
+            spec, folders=folders, no_cache=no_cache, progress=progress, volumes=volumes
+        )
         with contextlib.ExitStack() as undo:
             undo.callback(container.close)
             container.ready()
@@ -242,12 +250,13 @@ class Engine:
         folders: Sequence[Path] = (),
         no_cache: bool = False,
         progress: Progress | None = None,
+        volumes: Volumes | None = None,
     ) -> Container:
         """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
         image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
         command = _command_line(image, spec)
         with contextlib.ExitStack() as undo:
-            container = self._create(image, spec, command, folders, undo)
+            container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
             undo.pop_all()
         return container
 
@@ -280,6 +289,7 @@ class Engine:
         spec: ContainerSpec,
         command: Sequence[str],
         folders: Sequence[Path],
+        volumes: Volumes,
         undo: contextlib.ExitStack,
     ) -> Container:
         """A container with its files, its network and no process yet."""
@@ -315,7 +325,7 @@ class Engine:
                 "/etc/hostname": names.hostname(hostname),
                 "/etc/resolv.conf": names.resolv_conf(host_resolv_conf() if on_host else None),
             },
-            volumes=_volumes(spec, folders),
+            volumes=mounts_of(spec, config.volumes, folders, volumes),
             networks=attachments,
             host_network=on_host,
             read_only=spec.read_only,
@@ -361,6 +371,16 @@ class Engine:
             network = Network(self._supervisor, name or f"network{number}", number)
             self._networks.append(network)
         return network
+
+    def volume(self, name: str | None = None) -> Volume:
+        """A folder for containers to share: the one of that name, made if there is none; gone with the engine."""
+        self._check_open()
+        return self._volumes.obtain(name)
+
+    def volume_scope(self) -> Volumes:
+        """Named volumes of a scope smaller than the engine's, such as one test: for ``start``, closed after use."""
+        self._check_open()
+        return Volumes(self._store.scratch, outer=self._volumes)
 
     # -- the host -----------------------------------------------------------------------------------------------------
 
@@ -419,6 +439,7 @@ class Engine:
         self._closed = True
         for network in self._networks:
             network.close()
+        self._volumes.close()
         self._ports.close()
         self._pump.close()
         self._store.close()
@@ -437,14 +458,6 @@ class Engine:
 
 def _tell_nobody(event: BuildEvent) -> None:
     """The progress of who wants none."""
-
-
-def find_path(path: str | os.PathLike[str], folders: Sequence[Path]) -> Path:
-    """A path that a marker names: absolute, or relative to the first of ``folders`` that has it."""
-    for folder in folders:
-        if (folder / path).exists():
-            return folder / path
-    return folders[0] / path if folders else Path(path)
 
 
 def _command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
@@ -483,55 +496,6 @@ def _capabilities(spec: ContainerSpec) -> frozenset[str]:
         return capabilities.granted(spec.cap_add, spec.cap_drop)
     except ValueError as error:
         raise UsageError(str(error), hint="for instance NET_ADMIN, or ALL") from None
-
-
-def _volumes(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[Volume, ...]:
-    given = (
-        spec.volumes.items() if isinstance(spec.volumes, Mapping) else (_split_volume(text) for text in spec.volumes)
-    )
-    found = []
-    for source, target in given:
-        target, _, mode = target.partition(":")
-        if mode not in ("", "ro", "rw"):
-            raise UsageError(f"volume {source}:{target}:{mode}: the mode is ro or rw")
-        if not target.startswith("/"):
-            raise UsageError(f"volume {source}:{target}: the target is an absolute path")
-        if "/" not in source and not source.startswith("."):
-            raise UsageError(
-                f"volume {source}:{target}: named volumes are not supported yet", hint=f"write ./{source} for a folder"
-            )
-        path = find_path(Path(source).expanduser(), folders).absolute()
-        if not path.exists():
-            raise UsageError(f"volume {source}:{target}: {path} does not exist")
-        found.append(Volume(posixpath.normpath(target), str(path), read_only=mode == "ro"))
-    mounts = spec.tmpfs.items() if isinstance(spec.tmpfs, Mapping) else (_split_tmpfs(text) for text in spec.tmpfs)
-    found += [_tmpfs(target, options) for target, options in mounts]
-    return tuple(found)
-
-
-def _split_volume(text: str) -> tuple[str, str]:
-    source, colon, target = text.partition(":")
-    if not colon:
-        raise UsageError(f"volume {text!r}: write it source:target, or source:target:ro")
-    return source, target
-
-
-def _split_tmpfs(text: str) -> tuple[str, str]:
-    target, _, options = text.partition(":")
-    return target, options
-
-
-def _tmpfs(target: str, options: str | None) -> Volume:
-    """Docker's ``--tmpfs``: noexec, nosuid and nodev unless the options say otherwise."""
-    if not target.startswith("/"):
-        raise UsageError(f"tmpfs {target!r}: it is an absolute path")
-    words = [word for word in (options or "").split(",") if word]
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    unknown = [w for w in words if "=" not in w and w not in ("rw", "ro", "exec", "noexec", "nosuid", "nodev")]
-    unknown += [key for key in values if key not in ("size", "mode", "uid", "gid", "nr_inodes")]
-    if unknown:
-        raise UsageError(f"tmpfs {target}:{options}: no such option: {unknown[0]}")
-    return Volume(posixpath.normpath(target), no_exec="exec" not in words, read_only="ro" in words, options=values)
 
 
 def _check_network(spec: ContainerSpec) -> None:

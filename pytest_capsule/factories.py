@@ -53,10 +53,11 @@ def container_fixture(image: Any = None, *, scope: Scope = "function", **keyword
     @pytest.fixture(scope=scope)
     def fixture(request: pytest.FixtureRequest) -> Iterator[Container]:
         session: CapsuleSession = request.getfixturevalue("_capsule_session")
-        with explaining(where, request.config):
-            container = session.start(spec, [folder, request.config.rootpath])
-        with container:
-            yield container
+        with session.engine.volume_scope() as volumes:
+            with explaining(where, request.config):
+                container = session.start(spec, [folder, request.config.rootpath], volumes)
+            with container:
+                yield container
 
     return fixture
 

@@ -73,12 +73,13 @@ def containers(
     running: dict[str, Container] = {}
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(_capsule_session.engine.network()) if len(specs) > 1 else None
+        volumes = stack.enter_context(_capsule_session.engine.volume_scope())
         for spec, where in zip(specs, places, strict=True):
             with explaining(where, item.config):
                 spec = hook.pytest_capsule_spec(item=item, spec=spec) or spec
                 if network is not None and spec.network is None:
                     spec = spec.with_changes(network=network)
-                container = _capsule_session.start(spec, folders)
+                container = _capsule_session.start(spec, folders, volumes)
             stack.callback(_capsule_session.end, container, spec)
             running[container.name] = container
             stack.callback(hook.pytest_capsule_container_stopping, container=container, item=item)

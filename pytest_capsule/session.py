@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_capsule.build.events import BuildEvent
     from pytest_capsule.runtime.container import Container
+    from pytest_capsule.volumes import Volumes
 
 
 _PATIENCE = 4  # containers of tests before that may still be going
@@ -52,14 +53,15 @@ class CapsuleSession:
                 )
             return self._images[key]
 
-    def start(self, spec: ContainerSpec, folders: Sequence[Path]) -> Container:
+    def start(self, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes) -> Container:
         """Start a container: the one that was prepared, if this is what it was prepared for."""
         wanted = self._of_image(spec, folders)
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] != wanted:
             ahead[1].close()
             ahead = None
-        return self.engine.start(wanted, folders=folders, prepared=None if ahead is None else ahead[1])
+        prepared = None if ahead is None else ahead[1]
+        return self.engine.start(wanted, folders=folders, prepared=prepared, volumes=volumes)
 
     def prepare(self, spec: ContainerSpec, folders: Sequence[Path]) -> None:
         """Begin with the container of the next test, if nothing that the current one does can change it.

@@ -36,8 +36,9 @@ class ContainerSpec:
     """A container to be started: ``image`` (a reference or an ``Image``) or ``build``, and how to run it.
 
     The keywords are those of ``docker run``. ``command=[]`` starts no main process. ``ports`` takes Docker's forms
-    (``8000``, ``"8080:8000"``), ``volumes`` ``"source:target[:ro]"`` texts or a mapping of them, ``tmpfs`` paths or a
-    mapping of paths to options; ``memory`` is in bytes or a text such as ``"64m"``, ``cpus`` a number of processors,
+    (``8000``, ``"8080:8000"``), ``volumes`` ``"source:target[:ro]"`` texts, pairs or a mapping of them (a source
+    is a path, the name of a volume that the test's containers share, or a ``Volume``), ``tmpfs`` paths or a mapping of
+    paths to options; ``memory`` is in bytes or a text such as ``"64m"``, ``cpus`` a number of processors,
     ``pids`` a number of processes (``Container.limits`` says who sees to these three), ``timeout`` in seconds for
     ``wait``. ``stdin`` is what the main process reads.
     """
@@ -54,7 +55,7 @@ class ContainerSpec:
     workdir: str | None = None
     hostname: str | None = None
     ports: Sequence[int | str] = ()
-    volumes: Sequence[str] | Mapping[str, str] = ()
+    volumes: Sequence[Any] | Mapping[Any, str] = ()
     tmpfs: Sequence[str] | Mapping[str, str] = ()
     network: Any = None
     extra_hosts: Mapping[str, str] | Sequence[str] = ()

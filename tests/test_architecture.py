@@ -24,6 +24,7 @@ FLOORS = {
     "spec": {"errors"},
     "wait": {"errors"},
     "networks": {"errors", "_linux", "network", "runtime"},
+    "volumes": {"errors", "runtime", "spec"},
     "images": {"errors", "archive", "oci", "store"},
     "workshop": {"errors", "_linux", "build", "network", "networks", "runtime", "store"},
     "progress": {"errors", "build"},

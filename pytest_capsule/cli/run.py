@@ -11,6 +11,7 @@ from pytest_capsule.cli.build import assignments
 from pytest_capsule.errors import CommandNotFound, UsageError
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.spec import ContainerSpec
+from pytest_capsule.volumes import is_name
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +49,14 @@ def add_commands(commands: Commands) -> None:
     add("-d", "--detach", action="store_true", help="not there: nothing outlives the command that started it")
     add("--rm", action="store_true", help="taken for Docker's sake: a container is always removed")
     add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="set an environment variable")
-    add("-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]", help="bind a folder or file")
+    add(
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="[SOURCE:]TARGET[:ro]",
+        help="bind a folder or file; with no SOURCE, a folder of the container's own",
+    )
     add("-p", "--publish", action="append", default=[], metavar="[[IP:]PORT:]PORT", help="publish a port on the host")
     add("-w", "--workdir", metavar="PATH", help="where the command starts")
     add("-u", "--user", metavar="USER[:GROUP]", help="who runs the command: names or numbers")
@@ -97,6 +105,12 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("the input device is not a TTY", hint="leave out -t where the input is no terminal")
     if options.commit:
         Reference.parse(options.commit)
+    for name, colon, _ in (text.partition(":") for text in options.volume):
+        if colon and is_name(name):
+            raise UsageError(
+                f"-v {name}: nothing keeps a volume of that name when this command has ended",
+                hint=f"write ./{name} for a folder",
+            )
 
 
 def _spec(options: argparse.Namespace) -> ContainerSpec:

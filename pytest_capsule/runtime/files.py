@@ -203,6 +203,14 @@ def export(uppers: list[Upper], destination: int) -> int:
     return count
 
 
+def copy_tree(source: int, target: int) -> None:
+    """Copy what a directory holds into another, and its owner and mode; hard links stay such."""
+    _Export(target, {}).tree(source, target, "")
+    info = os.fstat(source)
+    os.fchown(target, info.st_uid, info.st_gid)
+    os.fchmod(target, stat.S_IMODE(info.st_mode))
+
+
 class _Export:
     """The copy of a writable layer. ``links`` has where in ``destination`` a file with several names already is."""
 

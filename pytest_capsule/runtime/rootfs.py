@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_capsule._linux import constants, inroot, mount, syscalls
+from pytest_capsule.runtime import volumes
 
 _SAFE_MOUNT = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constants.MOUNT_ATTR_NOEXEC
 _SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
@@ -175,8 +176,9 @@ def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
         for path, content in spec["files"].items():
             text = texts.pop(path, None) or Text.create(path.replace("/", "-"))
             text.place(content, _target(root, path, directory=False), path)
-        for volume in spec["volumes"]:
-            _mount_volume(volume, root, devices=spec["privileged"])
+        for number, volume in enumerate(spec["volumes"]):
+            place, is_directory = volumes.mounted(volume, f"volume{number}", root, devices=spec["privileged"])
+            mount.place(place, _target(root, volume["target"], directory=is_directory), volume["target"])
     for unused in texts.values():
         unused.discard()
     if spec["read_only"]:
@@ -218,27 +220,6 @@ def _move(name: str, root: int) -> None:
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: the image's /{name} is not a directory", f"/{name}") from None
     mount.place(source, target, f"/{name}")
-
-
-def _mount_volume(volume: dict[str, Any], root: int, *, devices: bool) -> None:
-    target = volume["target"]
-    if volume["source"] is None:
-        options: list[tuple[bytes, bytes | None]] = [(b"mode", b"1777")]
-        options += [(key.encode(), value.encode()) for key, value in volume["options"].items()]
-        flags = _SAFE_MOUNT if volume["no_exec"] else constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV
-        if volume["read_only"]:
-            flags |= constants.MOUNT_ATTR_RDONLY
-        place = mount.filesystem(b"tmpfs", options, flags)
-        is_directory = True
-    else:
-        is_directory = os.path.isdir(volume["source"])
-        place = mount.bind(os.fsencode(volume["source"]))
-        restrictions = constants.MOUNT_ATTR_RDONLY if volume["read_only"] else 0
-        if is_directory and not devices:  # a single device node may be given as a volume
-            restrictions |= constants.MOUNT_ATTR_NODEV
-        if restrictions:
-            syscalls.mount_setattr(place, add=restrictions, recursive=True)
-    mount.place(place, _target(root, target, directory=is_directory), target)
 
 
 def _target(root: int, path: str, *, directory: bool) -> int:

@@ -35,12 +35,18 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A directory or file of the host bound at ``target``, or, with no ``source``, a tmpfs with ``options``."""
+    """A directory or file of the host bound at ``target``, or, with no ``source``, a tmpfs with ``options``.
+
+    ``fill`` copies what the image has there to the directory while that is empty; ``own`` is a directory in the
+    container's own memory that begins so.
+    """
 
     target: str
     source: str | None = None
     read_only: bool = False
     no_exec: bool = False
+    fill: bool = False
+    own: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -103,6 +109,8 @@ class RuntimeSpec:
                     "source": volume.source,
                     "read_only": volume.read_only,
                     "no_exec": volume.no_exec,
+                    "fill": volume.fill,
+                    "own": volume.own,
                     "options": dict(volume.options),
                 }
                 for volume in self.volumes

@@ -86,6 +86,7 @@ def test_the_exit_code_is_that_of_the_container(capsule, command, code):
         (["run", "-d", HOST], "-d is not there: nothing outlives the command"),
         (["run", "-it", HOST], "the input device is not a TTY"),
         (["run", "-v", "/no/such/folder:/x", HOST], "/no/such/folder does not exist"),
+        (["run", "-v", "data:/x", HOST], "write ./data for a folder"),
         (["run", "--cap-add", "NONSENSE", HOST], "NONSENSE"),
         (["run", "-e", "=1", HOST], "write it NAME=VALUE"),
         (["run", "--memory", "much", HOST], "memory='much'"),
