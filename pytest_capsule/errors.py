@@ -45,6 +45,22 @@ class ImageNotFound(CapsuleError):
         self.reference = reference
 
 
+class RegistryError(CapsuleError):
+    """A registry that was not reached, refused, or answered what cannot be right.
+
+    ``registry`` is its host, ``call`` what was asked of it ("GET https://quay.io/v2/app/manifests/1", never with a
+    query or a secret), ``status`` the HTTP status of its answer, ``None`` where it gave none or none that counts.
+    """
+
+    def __init__(
+        self, message: str, *, registry: str, call: str = "", status: int | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.registry = registry
+        self.call = call
+        self.status = status
+
+
 class StoreError(CapsuleError):
     """The image store on disk cannot be read or written. ``path`` is where."""
 

@@ -7,8 +7,7 @@ its own goes before all of them.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -117,25 +116,15 @@ def _size(text: str) -> int:
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(_items(text))
-    for host in hosts:
-        if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host):
-            raise ValueError(f"each is a registry, HOST or HOST:PORT, and {host!r} is none")
-    return hosts
+    from pytest_capsule.registry.settings import read_insecure  # here: most runs name none
+
+    return read_insecure(text)
 
 
 def _mirrors(text: str) -> dict[str, tuple[str, ...]]:
-    mirrors: dict[str, tuple[str, ...]] = {}
-    for item in _items(text):
-        registry, equals, mirror = (part.strip() for part in item.partition("="))
-        if not (registry and equals and mirror):
-            raise ValueError(f"each is REGISTRY=MIRROR, such as docker.io=mirror.local:5000, and {item!r} is not")
-        mirrors[registry] = (*mirrors.get(registry, ()), mirror)
-    return mirrors
+    from pytest_capsule.registry.settings import read_mirrors
 
-
-def _items(text: str) -> Iterator[str]:
-    return (item.strip() for item in re.split(r"[,\n]", text) if item.strip())
+    return read_mirrors(text)
 
 
 ALL = (LINE, INI, ENVIRONMENT)

@@ -17,6 +17,7 @@ FLOORS = {
     "archive": {"errors", "_linux"},
     "oci": {"errors"},
     "dockerfile": {"errors"},
+    "registry": {"errors", "oci"},
     "network": {"errors", "_linux"},
     "store": {"errors", "_linux", "archive", "oci"},
     "runtime": {"errors", "_linux", "archive", "oci", "network"},
@@ -33,7 +34,7 @@ BELOW_ENGINE = set(FLOORS)
 FLOORS |= {
     "engine": BELOW_ENGINE | {"check"},
     "check": BELOW_ENGINE | {"engine"},
-    "settings": {"runtime"},
+    "settings": {"registry", "runtime"},
     "marks": {"errors", "settings", "spec"},
     "hookspecs": {"__init__"},
     "session": BELOW_ENGINE | {"engine", "marks", "settings"},
