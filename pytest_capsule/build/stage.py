@@ -7,7 +7,6 @@ and of what BuildKit takes (never a time). Source: ``dockerfile2llb/convert.go``
 from __future__ import annotations
 
 import contextlib
-import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatchmethod
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_capsule.build import history
+from pytest_capsule.build.configuration import DEFAULT_SHELL, configured, working_directory
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
 from pytest_capsule.build.labels import Numbering, shown
@@ -25,11 +25,10 @@ from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.dockerfile.text import quote_all
 from pytest_capsule.dockerfile.words import Expander
 from pytest_capsule.errors import BuildError
-from pytest_capsule.oci.config import Healthcheck, History, ImageConfig
+from pytest_capsule.oci.config import History, ImageConfig
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
-_DEFAULT_SHELL = ("/bin/sh", "-c")
 _OUTPUT_KEPT = 64 * 1024
 # Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
@@ -101,8 +100,8 @@ class Stage:
     def _apply(self, instruction: ins.Instruction) -> None:
         raise instruction.origin.error(f"{instruction.keyword} is not supported here")
 
-    def _set(self, said: str, **changes: Any) -> None:
-        self.config = self.config.with_config(**changes)
+    def _configure(self, instruction: ins.Instruction, said: str) -> None:
+        self.config = replace(self.config, config=configured(instruction, self.config.config))
         self._note(said)
 
     def _note(self, said: str, *, layer: bool = False) -> None:
@@ -111,16 +110,12 @@ class Stage:
 
     @_apply.register
     def _(self, instruction: ins.Env) -> None:
-        config = self.config.config
-        for pair in instruction.pairs:
-            config = config.with_env(pair.name, pair.value)
-            self.variables[pair.name] = pair.value
-        self._set(history.pairs(instruction), env=config.env)
+        self.variables.update({pair.name: pair.value for pair in instruction.pairs})
+        self._configure(instruction, history.pairs(instruction))
 
     @_apply.register
     def _(self, instruction: ins.Label) -> None:
-        labels = {pair.name: pair.value for pair in instruction.pairs}
-        self._set(history.pairs(instruction), labels={**self.config.config.labels, **labels})
+        self._configure(instruction, history.pairs(instruction))
 
     @_apply.register
     def _(self, instruction: ins.Maintainer) -> None:
@@ -130,63 +125,50 @@ class Stage:
     @_apply.register
     def _(self, instruction: ins.Cmd) -> None:
         self.command_set = True
-        words = instruction.argv(self._shell())
-        self._set(f"CMD {quote_all(words)}", cmd=words, args_escaped=True)
+        self._configure(instruction, f"CMD {quote_all(instruction.argv(self._shell()))}")
 
     @_apply.register
     def _(self, instruction: ins.Entrypoint) -> None:
-        words = instruction.argv(self._shell())
-        # An entrypoint of this stage drops the base image's command, but not one of this stage's own.
-        command = {} if self.command_set else {"cmd": ()}
-        self._set(f"ENTRYPOINT {quote_all(words)}", entrypoint=words, **command)
+        command = self.config.config.cmd
+        self._configure(instruction, f"ENTRYPOINT {quote_all(instruction.argv(self._shell()))}")
+        if self.command_set:  # by this stage itself, and not by the base image
+            self.config = self.config.with_config(cmd=command)
 
     @_apply.register
     def _(self, instruction: ins.Expose) -> None:
-        ports = instruction.exposed()
-        all_ports = tuple(sorted({*self.config.config.exposed_ports, *ports}))
-        self._set(history.listed("EXPOSE", ports), exposed_ports=all_ports)
+        self._configure(instruction, history.listed("EXPOSE", instruction.exposed()))
 
     @_apply.register
     def _(self, instruction: ins.Volume) -> None:
-        volumes = tuple(sorted({*self.config.config.volumes, *instruction.paths}))
-        self._set(history.listed("VOLUME", instruction.paths), volumes=volumes)
+        self._configure(instruction, history.listed("VOLUME", instruction.paths))
 
     @_apply.register
     def _(self, instruction: ins.User) -> None:
-        self._set(f"USER {instruction.user}", user=instruction.user)
+        self._configure(instruction, f"USER {instruction.user}")
 
     @_apply.register
     def _(self, instruction: ins.Stopsignal) -> None:
-        self._set(f"STOPSIGNAL {instruction.signal}", stop_signal=instruction.signal)
+        self._configure(instruction, f"STOPSIGNAL {instruction.signal}")
 
     @_apply.register
     def _(self, instruction: ins.Shell) -> None:
-        self._set(history.listed("SHELL", instruction.words), shell=instruction.words)
+        self._configure(instruction, history.listed("SHELL", instruction.words))
 
     @_apply.register
-    def _(self, instruction: ins.Onbuild) -> None:
-        triggers = (*self.config.config.on_build, instruction.expression)
-        self.config = self.config.with_config(on_build=triggers)  # BuildKit's history does not tell of it
+    def _(self, instruction: ins.Onbuild) -> None:  # BuildKit's history does not tell of it
+        self.config = replace(self.config, config=configured(instruction, self.config.config))
 
     @_apply.register
     def _(self, instruction: ins.Healthcheck) -> None:
-        check = Healthcheck(
-            test=instruction.test,
-            interval=instruction.interval,
-            timeout=instruction.timeout,
-            start_period=instruction.start_period,
-            start_interval=instruction.start_interval,
-            retries=instruction.retries,
-        )
-        self._set(history.healthcheck(instruction), healthcheck=check)
+        self._configure(instruction, history.healthcheck(instruction))
 
     # -- instructions that change files -------------------------------------------------------------------------------
 
     @_apply.register
     def _(self, instruction: ins.Workdir) -> None:
-        path = posixpath.normpath(posixpath.join("/", self.config.config.working_dir, instruction.path)).rstrip("/")
-        self.config = self.config.with_config(working_dir=path or "/")
-        if not path:
+        path = working_directory(self.config.config.working_dir, instruction.path)
+        self.config = replace(self.config, config=configured(instruction, self.config.config))
+        if path == "/":
             self._note("WORKDIR /")
             return
         user = owner(self.config.config.user)
@@ -287,7 +269,7 @@ class Stage:
         )
 
     def _shell(self) -> tuple[str, ...]:
-        return self.config.config.shell or _DEFAULT_SHELL
+        return self.config.config.shell or DEFAULT_SHELL
 
     def _workdir(self) -> str:
         return self.config.config.working_dir or "/"
