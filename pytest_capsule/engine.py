@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_capsule import wait as waiting
 from pytest_capsule._linux import capabilities
+from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
 from pytest_capsule.build import builder
 from pytest_capsule.build.events import BuildEvent
-from pytest_capsule.errors import UnsupportedHost, UsageError
+from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
 from pytest_capsule.images import Images
 from pytest_capsule.network import names
 from pytest_capsule.network.ports import parse_ports
@@ -77,7 +78,8 @@ class Engine:
         self._pump = LogPump()
         self._ports = Ports(self._supervisor)
         self._cgroups = Cgroups()
-        self._images = Images(self._store, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
+        self._archives = Archives(self._store, self._packing, self._crew.call)
+        self._images = Images(self._store, self._archives, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
         self._networks: list[Network] = []
@@ -155,6 +157,47 @@ class Engine:
         found = self.image(image)
         if not (isinstance(image, str) and self._store.untag(image)):
             self._store.remove(found)
+
+    def load(self, path: Source) -> list[Image]:
+        """The images of an archive that ``docker save`` or this wrote, or of an OCI layout, with their names there.
+
+        ``path`` is a file, the folder of a layout, or a binary file that is open for reading, a pipe too. Of an image
+        for several platforms it is the one for this host. ``MalformedImage`` or ``ContentMismatch`` for a damaged one.
+        """
+        self._check_open()
+        return self._archives.load(path)
+
+    def save(self, images: str | Image | Sequence[str | Image], path: Source, *, format: str = DOCKER_FORMAT) -> None:
+        """Write images to a file, or to a binary file that is open for writing.
+
+        The ``format`` ``docker-archive`` is a tar that Docker, podman, skopeo and umoci can read, and an OCI layout as
+        well; ``oci-dir`` is a layout as a folder. An image is saved with the name by which it is given; an ``Image``,
+        or one given by its id, with all its names.
+        """
+        self._check_open()
+        wanted = [images] if isinstance(images, (str, Image)) else images
+        self._archives.save([self._named(image) for image in wanted], path, format=format)
+
+    def _named(self, given: str | Image) -> tuple[Image, tuple[str, ...]]:
+        """An image, and the names under which it is saved."""
+        image = self.image(given)
+        if isinstance(given, Image):
+            return image, self._store.get(image.id).tags or image.tags
+        name = _familiar(given)
+        return image, (name,) if name in map(_familiar, image.tags) else image.tags
+
+    def import_rootfs(
+        self, path_or_tar: Source, ref: str | None = None, *, changes: Sequence[str] = (), message: str = ""
+    ) -> Image:
+        """A root filesystem as an image of one layer, named ``ref``: a folder, a tar, or a binary file that is open.
+
+        ``changes`` are instructions such as ``CMD ["run"]``: Docker's ``--change``; ``message`` goes into the history.
+        """
+        self._check_open()
+        if ref is not None:
+            Reference.parse(ref)
+        image = self._archives.import_rootfs(path_or_tar, changes=changes, message=message)
+        return self._store.tag(image, ref) if ref is not None else image
 
     def commit(
         self,
@@ -454,6 +497,14 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _familiar(name: str) -> str:
+    """A name as the store writes it; a text that is none, such as the beginning of an id, stays as it is."""
+    try:
+        return Reference.parse(name).familiar
+    except InvalidReference:
+        return name
 
 
 def _tell_nobody(event: BuildEvent) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_capsule.archive import unpack
+from pytest_capsule.archives import DOCKER, OCI, Archives, refuse_foreign
 from pytest_capsule.errors import ImageNotFound, UsageError
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.store import host
@@ -26,15 +27,23 @@ class Images:
     ``unpack(archive, scratch)`` unpacks a root filesystem's tar into ``scratch / "fs"``.
     """
 
-    def __init__(self, store: Store, *, foreign: bool, unpack: Callable[[Path, Path], None]) -> None:
+    def __init__(
+        self, store: Store, archives: Archives, *, foreign: bool, unpack: Callable[[Path, Path], None]
+    ) -> None:
         self._store = store
+        self._archives = archives
         self._foreign = foreign
         self._unpack = unpack
         self._lock = threading.Lock()
         self._host: Image | None = None
 
     def find(self, reference: str) -> Image:
-        """The image behind a reference, an id, or a path after ``rootfs:``; ``ImageNotFound`` when there is none."""
+        """The image behind a reference, an id, or a path after ``rootfs:``, ``oci:`` or ``docker-archive:``.
+
+        ``ImageNotFound`` when there is none.
+        """
+        if reference.startswith((OCI, DOCKER)):
+            return self._archives.find(reference)
         if reference.startswith(_ROOTFS):
             return self._rootfs(Path(reference.removeprefix(_ROOTFS)))
         found = self._store.find(reference)
@@ -63,7 +72,11 @@ class Images:
             names[self._host_image().id] = host.NAME
         names[self._hello_world_image().id] = HELLO_WORLD
         found = self._store.images()
-        return [replace(image, tags=(*image.tags, names[image.id])) if image.id in names else image for image in found]
+        return [self._also_called(image, names[image.id]) if image.id in names else image for image in found]
+
+    def _also_called(self, image: Image, name: str) -> Image:
+        """An image that is built in with its name, which it may have in the store as well."""
+        return image if f"{name}:latest" in image.tags else replace(image, tags=(*image.tags, name))
 
     def _hello_world_image(self) -> Image:
         return replace(hello_world_image(self._store), tags=(HELLO_WORLD,))
@@ -78,11 +91,8 @@ class Images:
         """A root filesystem on disk: a directory is used as it stands, a tar is unpacked into the store once."""
         path = Path(os.path.abspath(path.expanduser()))
         if path.is_dir():
-            if self._foreign and path.stat().st_uid != os.getuid():
-                raise UsageError(
-                    f"rootfs:{path} belongs to another user, whose files are nobody's in a container without root",
-                    hint=f"pack it as root (tar -C {path} --numeric-owner -cf rootfs.tar .) and use rootfs:rootfs.tar",
-                )
+            if self._foreign:
+                refuse_foreign(path, shown=f"rootfs:{path}")
             return self._store.put(scratch_config(), (self._store.layer(str(path)),))
         if not path.is_file():
             raise ImageNotFound(f"rootfs:{path}: no such directory or tar", reference=f"{_ROOTFS}{path}")

@@ -26,7 +26,8 @@ FLOORS = {
     "wait": {"errors"},
     "networks": {"errors", "_linux", "network", "runtime"},
     "volumes": {"errors", "runtime", "spec"},
-    "images": {"errors", "archive", "oci", "store"},
+    "archives": {"errors", "archive", "build", "oci", "store"},
+    "images": {"errors", "archive", "archives", "oci", "store"},
     "workshop": {"errors", "_linux", "build", "network", "networks", "runtime", "store"},
     "progress": {"errors", "build"},
 }

@@ -68,11 +68,11 @@ def _make_zstd() -> Any:
     return _zstd.ZstdDecompressor()
 
 
-_KINDS: dict[bytes, Callable[[], _Decompressor]] = {
-    b"\x1f\x8b": _Gzip,
-    b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
-    b"\x28\xb5\x2f\xfd": _make_zstd,
+_KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
+    b"\x1f\x8b": ("gzip", _Gzip),
+    b"BZh": ("bzip2", bz2.BZ2Decompressor),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMADecompressor),
+    b"\x28\xb5\x2f\xfd": ("zstd", _make_zstd),
 }
 _LONGEST = max(map(len, _KINDS))
 _ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, *((_zstd.ZstdError,) if _zstd else ()))
@@ -83,18 +83,23 @@ def can_read_zstd() -> bool:
     return _zstd is not None
 
 
+def compression_of(head: bytes) -> str:
+    """How a stream that begins so is compressed: gzip, bzip2, xz or zstd; empty for none of them."""
+    return next((name for magic, (name, _) in _KINDS.items() if head.startswith(magic)), "")
+
+
 def unpacked(file: IO[bytes]) -> Iterator[bytes]:
     """The content of ``file`` in pieces of at most 4 MiB, decompressed if it is compressed; raises ``Broken``."""
     head = b""
     while len(head) < _LONGEST and (more := file.read(_READ)):  # a pipe gives what it has
         head += more
-    make = next((make for magic, make in _KINDS.items() if head.startswith(magic)), None)
-    if make is None:
-        while head:
-            yield head
-            head = file.read(_READ)
-        return
-    yield from _decompressed(file, head, make)
+    for magic, (_, make) in _KINDS.items():
+        if head.startswith(magic):
+            yield from _decompressed(file, head, make)
+            return
+    while head:
+        yield head
+        head = file.read(_READ)
 
 
 def _decompressed(file: IO[bytes], data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:

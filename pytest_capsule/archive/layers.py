@@ -13,16 +13,13 @@ import os
 import posixpath
 import stat
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_capsule._linux import constants, syscalls
 from pytest_capsule.archive.compression import Broken, ahead, unpacked
 from pytest_capsule.archive.members import Reader
 from pytest_capsule.archive.pack import packed
 from pytest_capsule.archive.unpack import Placing, inside, named_owner
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _HIDDEN = ".wh."
 _OWN = ".wh..wh."  # what aufs kept for itself
@@ -63,8 +60,20 @@ def unpack_layer(blob: str, tree: str, implied_metadata: Metadata) -> dict[str, 
     return {"diff_id": f"sha256:{digest.hexdigest()}", "implied": sorted(implied)}
 
 
+def copy_tree(source: str, tree: str) -> dict[str, Any]:
+    """Copy the root filesystem in the directory ``source`` as the new directory ``tree``, in overlay form."""
+    os.mkdir(tree, 0o755)
+    os.chmod(tree, 0o755)
+    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _place_members(Reader(packed(source)), root)
+    finally:
+        os.close(root)
+    return {}
+
+
 def _place_members(reader: Reader, root: int) -> set[str]:
-    hidden: set[str] = set()
+    hidden: dict[str, int] = {}
     opaque: set[str] = set()
     with Placing(reader, root, named_owner) as placing:
         for member in reader:
@@ -75,7 +84,7 @@ def _place_members(reader: Reader, root: int) -> set[str]:
             elif _OWN in path and any(part.startswith(_OWN) for part in path.split("/")):
                 continue
             elif name.startswith(_HIDDEN):
-                hidden.add(posixpath.join(head, _hidden_name(name)))
+                hidden[posixpath.join(head, _hidden_name(name))] = member.mtime_ns
             else:
                 placing.place(member, path)
         placing.place_late_links()
@@ -91,13 +100,14 @@ def _hidden_name(name: str) -> str:
     return hidden
 
 
-def _hide(placing: Placing, hidden: Iterable[str], opaque: set[str]) -> None:
+def _hide(placing: Placing, hidden: dict[str, int], opaque: set[str]) -> None:
     """What the layer hides and also has: a directory of its own shows nothing from below, anything else covers it."""
-    for path in sorted(hidden):
+    for path, mtime_ns in sorted(hidden.items()):
         head, name = posixpath.split(path)
         parent = placing.parent(head)
         try:
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
         except FileExistsError:
             if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
                 opaque.add(path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pytest_capsule._linux import ownership
 from pytest_capsule.archive.members import BLOCK
 
+END = bytes(2 * BLOCK)
 _CHUNK = 1 << 20
 _PIECE = 1 << 20
 _HIDDEN = b".wh."
@@ -46,7 +47,7 @@ def packed(tree: str) -> Iterator[bytes]:
         if len(piece) >= _PIECE:
             yield bytes(piece)
             piece.clear()
-    piece += bytes(2 * BLOCK)
+    piece += END
     yield bytes(piece)
 
 
@@ -147,7 +148,17 @@ class _Packing:
                 raise OSError(5, "the file became shorter while it was read", os.fsdecode(path))
             left -= len(data)
             yield data
-        yield bytes(-entry.size % BLOCK)
+        yield padding(entry.size)
+
+
+def file_header(path: str, size: int, mtime_ns: int = 0) -> bytes:
+    """The header of a plain file of ``size`` bytes; its content follows, then its ``padding``, at the end ``END``."""
+    return _header(os.fsencode(path), _Entry(b"0", 0o644, 0, 0, size, mtime_ns, 0, {}))
+
+
+def padding(size: int) -> bytes:
+    """What follows a member's content of ``size`` bytes."""
+    return bytes(-size % BLOCK)
 
 
 def _mark(mtime_ns: int) -> _Entry:
@@ -181,7 +192,7 @@ def _header(path: bytes, entry: _Entry) -> bytes:
     return (
         _block(b"PaxHeaders.0/" + path.rstrip(b"/").rpartition(b"/")[2], extended, 0)
         + data
-        + bytes(-len(data) % BLOCK)
+        + padding(len(data))
         + block
     )
 

@@ -41,9 +41,7 @@ def changed(config: RunConfig, changes: Iterable[str]) -> RunConfig:
             instruction = parse_trigger(line)
             if not isinstance(instruction, _CHANGES):
                 known = ", ".join(sorted(kind.keyword for kind in _CHANGES))
-                raise UsageError(
-                    f"change {line!r}: {instruction.keyword} cannot change an image", hint=f"it is {known}"
-                )
+                raise UsageError(f"change {line!r}: {instruction.keyword} makes a layer", hint=f"it takes {known}")
             instruction = instruction.expand(Expander(config.env_dict()))
         except UsageError:
             raise

@@ -41,8 +41,8 @@ def add_commands(commands: Commands) -> None:
     add(
         "image",
         metavar="IMAGE",
-        help="a name, an id, or rootfs:PATH; built in: hello-world, capsule/host. Words after it are run instead "
-        "of its CMD",
+        help="a name, an id, rootfs:PATH, oci:PATH[:TAG], docker-archive:FILE[:REF]; built in: hello-world, "
+        "capsule/host. Words after it are run instead of its CMD",
     )
     add("-i", "--interactive", action="store_true", help="pass our standard input on")
     add("-t", "--tty", action="store_true", help="give the command a terminal")

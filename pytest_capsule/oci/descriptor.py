@@ -32,6 +32,10 @@ INDEX_TYPES = (OCI_INDEX, DOCKER_INDEX)
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
 
+# What an entry of an index is called: in full, as containerd and Docker have it, and often only the tag.
+FULL_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+
 # Layers that a registry does not serve itself but points to with urls (Windows base layers).
 _OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _DOCKER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -115,6 +119,11 @@ class Descriptor:
         )
         required = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         return {**required, **present(pairs, self.extra)}
+
+    @property
+    def name(self) -> str:
+        """What it is called in an image layout's index; "" for nothing."""
+        return self.annotations.get(FULL_NAME) or self.annotations.get(REF_NAME, "")
 
     @property
     def is_foreign(self) -> bool:
