@@ -450,6 +450,10 @@ class Engine:
     def _new_workshop(self) -> ContainerWorkshop:
         return ContainerWorkshop(self._supervisor, self._store, self._pump)
 
+    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Held against every other thread and process on the same store."""
+        return self._store.lock(name)
+
     def _unpack_rootfs(self, archive: Path, scratch: Path) -> None:
         """Unpack the tar of a root filesystem: with all its owners, so in a container."""
         item = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from pytest_capsule.store.image import Image
 
 Scope = Literal["session", "package", "module", "class", "function"]
+_ASKED = "_capsule_asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a factory was asked for, ``where`` (``file:line``, for errors), and the folder where its paths start."""
+
+    spec: ContainerSpec
+    where: str
+    folder: Path
+
+    def folders(self, config: pytest.Config) -> list[Path]:
+        """Where relative paths start: the factory's folder, then pytest's rootdir."""
+        return [self.folder, config.rootpath]
 
 
 def image_fixture(
@@ -31,64 +46,65 @@ def image_fixture(
     scope: Scope = "session",
 ) -> Callable[..., Image]:
     """A fixture that gives an ``Image``: a reference, or what ``build`` builds (as in the marker)."""
-    import pytest
+    asked = _asked(image, build=build, target=target, build_args=build_args or {})
 
-    spec, where, folder = _asked(ContainerSpec.of, image, build=build, target=target, build_args=build_args or {})
+    def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Image:
+        with explaining(asked.where, request.config):
+            return _capsule_session.image(asked.spec, asked.folders(request.config))
 
-    @pytest.fixture(scope=scope)
-    def fixture(request: pytest.FixtureRequest) -> Image:
-        session: CapsuleSession = request.getfixturevalue("_capsule_session")
-        with explaining(where, request.config):
-            return session.image(spec, [folder, request.config.rootpath])
-
-    return fixture
+    return _made(fixture, scope, asked)
 
 
 def container_fixture(image: Any = None, *, scope: Scope = "function", **keywords: Any) -> Callable[..., Container]:
     """A fixture that gives a running ``Container``; the keywords are those of the marker."""
-    import pytest
+    asked = _asked(*([] if image is None else [image]), **keywords)
 
-    spec, where, folder = _asked(ContainerSpec.of, *([] if image is None else [image]), **keywords)
-
-    @pytest.fixture(scope=scope)
-    def fixture(request: pytest.FixtureRequest) -> Iterator[Container]:
-        session: CapsuleSession = request.getfixturevalue("_capsule_session")
-        with session.engine.volume_scope() as volumes:
-            with explaining(where, request.config):
-                container = session.start(spec, [folder, request.config.rootpath], volumes)
+    def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[Container]:
+        with _capsule_session.engine.volume_scope() as volumes:
+            with explaining(asked.where, request.config):
+                container = _capsule_session.start(asked.spec, asked.folders(request.config), volumes)
             with container:
                 yield container
 
-    return fixture
+    return _made(fixture, scope, asked)
 
 
 def network_fixture(name: str | None = None, *, scope: Scope = "function") -> Callable[..., Network]:
     """A fixture that gives a ``Network`` for ``network=`` of containers."""
-    import pytest
-
     where = _caller()[0]
 
-    @pytest.fixture(scope=scope)
-    def fixture(request: pytest.FixtureRequest) -> Iterator[Network]:
-        session: CapsuleSession = request.getfixturevalue("_capsule_session")
+    def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[Network]:
         with explaining(where, request.config):
-            network = session.engine.network(name)
+            network = _capsule_session.engine.network(name)
         with network:
             yield network
 
+    return _made(fixture, scope)
+
+
+def asked_of(fixture: Callable[..., object]) -> Asked | None:
+    """What the factory that made a fixture's function was asked for; ``None`` for any other function."""
+    return getattr(fixture, _ASKED, None)
+
+
+def _made(function: Callable[..., Any], scope: Scope, asked: Asked | None = None) -> Callable[..., Any]:
+    import pytest
+
+    setattr(function, _ASKED, asked)
+    fixture: Callable[..., Any] = pytest.fixture(scope=scope)(function)
     return fixture
 
 
-def _asked(make: Callable[..., ContainerSpec], *args: Any, **keywords: Any) -> tuple[ContainerSpec, str, Path]:
+def _asked(*args: Any, **keywords: Any) -> Asked:
     where, folder = _caller(depth=3)
     try:
-        return make(*args, **keywords), where, folder
+        return Asked(ContainerSpec.of(*args, **keywords), where, folder)
     except UsageError as error:
         raise placed(error, where) from None
 
 
 def _caller(depth: int = 2) -> tuple[str, Path]:
-    """Where the factory was called: ``file:line`` for errors, and the folder from which relative paths start."""
+    """Where the factory was called: ``file:line``, and the folder of that file."""
     frame = sys._getframe(depth)
     path = Path(frame.f_code.co_filename)
     return f"{path}:{frame.f_lineno}", path.parent

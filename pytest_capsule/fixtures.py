@@ -25,17 +25,25 @@ SESSION = pytest.StashKey["CapsuleSession"]()
 """Where the session's engine is, from the first container on."""
 
 
+def open_session(config: pytest.Config) -> CapsuleSession:
+    """The one session of a pytest run, opened now if it was not; it ends with the run at the latest."""
+    if SESSION not in config.stash:
+        from pytest_capsule.session import CapsuleSession  # which says so where there is no Linux
+
+        session = config.stash[SESSION] = CapsuleSession(config)
+        config.add_cleanup(session.engine.close)
+    return config.stash[SESSION]
+
+
 @pytest.fixture(scope="session")
 def _capsule_session(pytestconfig: pytest.Config) -> Iterator[CapsuleSession]:
     from pytest_capsule.marks import explaining
 
     with explaining("capsule", pytestconfig):
-        from pytest_capsule.session import CapsuleSession  # which says so where there is no Linux
-
-        session = CapsuleSession(pytestconfig)
-    pytestconfig.stash[SESSION] = session
+        session = open_session(pytestconfig)
     with session.engine:
         yield session
+    del pytestconfig.stash[SESSION]
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +99,17 @@ def containers(
 def container(containers: dict[str, Container]) -> Container:
     """The test's container, running, what it waits for satisfied; of several, the first."""
     return next(iter(containers.values()))
+
+
+def fetch_images(items: list[pytest.Function]) -> None:
+    """Build and pull what the tests will need; what cannot be is theirs to say."""
+    from pytest_capsule.errors import CapsuleError
+
+    with contextlib.suppress(CapsuleError):
+        session = open_session(items[0].config)
+        from pytest_capsule.prefetch import prefetch
+
+        prefetch(session, items)
 
 
 def prepare(session: CapsuleSession, item: pytest.Item) -> None:

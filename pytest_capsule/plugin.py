@@ -15,6 +15,7 @@ from pytest_capsule.fixtures import (
     container,
     container_spec,
     containers,
+    fetch_images,
     prepare,
 )
 from pytest_capsule.settings import SETTINGS, add_options, read_settings
@@ -70,6 +71,18 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     finally:
         config._ensure_unconfigure()
     return 0 if report.works else 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before the first test, make the images ready that the tests will need."""
+    config = session.config
+    only_planned = config.option.collectonly or getattr(config.option, "setupplan", False)
+    if only_planned or (session.testsfailed and not config.option.continue_on_collection_errors):
+        return
+    functions = [item for item in session.items if isinstance(item, pytest.Function)]
+    if asking := [function for function in functions if "_capsule_session" in function.fixturenames]:
+        fetch_images(asking)
 
 
 @pytest.hookimpl(tryfirst=True)

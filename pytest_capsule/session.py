@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_capsule.engine import Engine
-from pytest_capsule.errors import CapsuleError
+from pytest_capsule.errors import BuildError, CapsuleError
 from pytest_capsule.settings import SETTINGS
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pytest
@@ -31,27 +33,66 @@ class CapsuleSession:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self._settings = config.stash[SETTINGS]
-        self.engine = Engine(self._settings.cache_dir)
+        self.engine = Engine(config.stash[SETTINGS].cache_dir)
+        self._no_cache = config.stash[SETTINGS].no_cache
+        self._run: str | None = getattr(config, "workerinput", {}).get("testrunuid")  # of several workers
         self._lock = threading.Lock()
-        self._images: dict[object, Image] = {}
+        self._locks: dict[object, threading.Lock] = {}
+        self._images: dict[object, Image | BuildError] = {}
+        self._renewed: set[object] = set()
         self._ahead: tuple[ContainerSpec, Container] | None = None
         self._ending: list[Container] = []
 
     def image(self, spec: ContainerSpec, folders: Sequence[Path]) -> Image:
-        """The image of a spec; what a marker names is built once a session, anew with ``--capsule-no-cache``."""
+        """The image of a spec; what a marker builds is built, or fails, once a session."""
+        if spec.build is None:
+            return self.find(spec, folders, self.tell)
+        key = image_key(spec, folders)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._images:
+                try:
+                    self._images[key] = self.find(spec, folders, self.tell)
+                except BuildError as error:
+                    self._images[key] = error
+        found = self._images[key]
+        if isinstance(found, BuildError):
+            raise found
+        return found
+
+    def find(self, spec: ContainerSpec, folders: Sequence[Path], tell: Callable[[BuildEvent], None]) -> Image:
+        """The image that a spec names, or what its Dockerfile gives now; anew, where asked for, the first time."""
         if isinstance(spec.image, Image):
             return spec.image
         if spec.build is None:
             chosen = self.config.hook.pytest_capsule_resolve_image(reference=spec.image)
             return self.engine.image(spec.image if chosen is None else chosen)
-        key = _build_key(spec, folders)
-        with self._lock:
-            if key not in self._images:
-                self._images[key] = self.engine.resolve(
-                    spec, folders=folders, no_cache=self._settings.no_cache, progress=self._tell
-                )
-            return self._images[key]
+        key, build = image_key(spec, folders), build_of(spec)
+        no_cache = (self._no_cache or build.no_cache) and key not in self._renewed
+        wanted = spec.with_changes(build=replace(build, no_cache=no_cache))
+        image = self.engine.resolve(wanted, folders=folders, progress=tell)
+        self._renewed.add(key)
+        return image
+
+    def fetch(self, spec: ContainerSpec, folders: Sequence[Path], tell: Callable[[BuildEvent], None]) -> None:
+        """Have the image in the store before a test asks for it: it is looked at again then, and costs little.
+
+        Of several processes that need it at once one does the work.
+        """
+        key = image_key(spec, folders)
+        name = f"fetch-{hashlib.sha256(repr(key).encode()).hexdigest()}"
+        renewed_by = self.engine.cache_dir / "locks" / f"{name}.run"
+        with self.engine.lock(name):
+            if self._run is not None and renewed_by.exists() and renewed_by.read_text() == self._run:
+                self._renewed.add(key)  # by another worker
+            self.find(spec, folders, tell)
+            if self._run is not None and self._no_cache:
+                renewed_by.write_text(self._run)
+
+    def tell(self, event: BuildEvent) -> None:
+        """Tell the hooks what happened in a build."""
+        self.config.hook.pytest_capsule_build_event(event=event)
 
     def start(self, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes) -> Container:
         """Start a container: the one that was prepared, if this is what it was prepared for."""
@@ -68,7 +109,7 @@ class CapsuleSession:
 
         What is wrong with it is left for the test itself to say.
         """
-        known = spec.build is None or _build_key(spec, folders) in self._images
+        known = spec.build is None or image_key(spec, folders) in self._images
         if self._ahead is None and known and _is_alone(spec):
             with contextlib.suppress(CapsuleError):
                 wanted = self._of_image(spec, folders)
@@ -92,12 +133,17 @@ class CapsuleSession:
     def _of_image(self, spec: ContainerSpec, folders: Sequence[Path]) -> ContainerSpec:
         return spec.with_changes(image=self.image(spec, folders), build=None, target=None, build_args={})
 
-    def _tell(self, event: BuildEvent) -> None:
-        self.config.hook.pytest_capsule_build_event(event=event)
+
+def build_of(spec: ContainerSpec) -> Build:
+    """What a spec builds."""
+    return spec.build if isinstance(spec.build, Build) else Build(spec.build)
 
 
-def _build_key(spec: ContainerSpec, folders: Sequence[Path]) -> object:
-    build = spec.build if isinstance(spec.build, Build) else Build(spec.build)
+def image_key(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[object, ...]:
+    """What two specs have in common that mean the same image."""
+    if spec.build is None:
+        return (spec.image,)
+    build = build_of(spec)
     return (
         *(str(part) for part in (build.context, build.dockerfile, build.target, build.tag, *folders, spec.target)),
         *sorted(build.build_args.items()),
