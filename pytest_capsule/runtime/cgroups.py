@@ -110,7 +110,7 @@ class Cgroups:
             held = [name for name in wanted if groups.get(CONTROLLERS[name], _NOWHERE).directory == directory]
             try:
                 if any(name not in failures for name in held):
-                    _write(directory / "cgroup.procs", str(pid))
+                    write(directory / "cgroup.procs", str(pid))
                     continue
             except OSError as error:
                 failures.update((name, error) for name in held if name not in failures)
@@ -123,6 +123,13 @@ class Cgroups:
         for group in groups.values():
             _remove(group.directory, 0)
         return {name: refused.get(controller) for name, controller in CONTROLLERS.items()}
+
+    def unified(self) -> Path:
+        """This process' own group in the v2 tree; ``FileNotFoundError`` where there is none."""
+        found = self._hierarchies()
+        if "" not in found:
+            raise FileNotFoundError(errno.ENOENT, "no hierarchy of control groups v2 is mounted")
+        return found[""].own
 
     def remove_leftovers(self) -> None:
         """Remove the groups of engines that are no more, next to where this process makes its own."""
@@ -215,7 +222,7 @@ def _granted(place: Path, controller: str, hierarchy: Hierarchy, refused: dict[s
                 raise OSError(errno.EBUSY, "it holds processes", f"write {switch}")
             _make_room(place)
         if controller not in switch.read_text().split():
-            _write(switch, f"+{controller}")
+            write(switch, f"+{controller}")
     except OSError as error:
         refused.setdefault(controller, _told(error, "write", switch))
         return False
@@ -238,7 +245,7 @@ def _make_room(place: Path) -> None:
     inner.mkdir(exist_ok=True)
     for pid in (place / "cgroup.procs").read_text().split():
         with contextlib.suppress(ProcessLookupError):
-            _write(inner / "cgroup.procs", pid)
+            write(inner / "cgroup.procs", pid)
 
 
 def configure(group: Group, name: str, limits: Limits) -> None:
@@ -249,18 +256,18 @@ def configure(group: Group, name: str, limits: Limits) -> None:
         swap = 2 * memory
         if group.version == 2:
             first, second, swap = "memory.max", "memory.swap.max", memory
-        _write(group.directory / first, str(memory))
+        write(group.directory / first, str(memory))
         with contextlib.suppress(FileNotFoundError):  # a kernel that does not account for swap
-            _write(group.directory / second, str(swap))
+            write(group.directory / second, str(swap))
     if name == "cpus" and limits.cpus is not None:
         quota = round(limits.cpus * _PERIOD)
         if group.version == 2:
-            _write(group.directory / "cpu.max", f"{quota} {_PERIOD}")
+            write(group.directory / "cpu.max", f"{quota} {_PERIOD}")
         else:
-            _write(group.directory / "cpu.cfs_period_us", str(_PERIOD))
-            _write(group.directory / "cpu.cfs_quota_us", str(quota))
+            write(group.directory / "cpu.cfs_period_us", str(_PERIOD))
+            write(group.directory / "cpu.cfs_quota_us", str(quota))
     if name == "pids" and limits.pids is not None:
-        _write(group.directory / "pids.max", str(limits.pids + 1))  # init is ours, not the container's
+        write(group.directory / "pids.max", str(limits.pids + 1))  # init is ours, not the container's
 
 
 class Cgroup:
@@ -305,10 +312,29 @@ class Cgroup:
     def _counter(self, name: str, file: str, key: str) -> int:
         return _counter(self.groups[name].directory / file, key)
 
+    def unified(self) -> Path | None:
+        """The v2 group that holds the container, if one does."""
+        return next((group.directory for group in self.groups.values() if group.version == 2), None)
+
     def remove(self) -> None:
         """Remove the groups of a container whose processes are gone."""
         for directory in {group.directory for group in self.groups.values()}:
-            _remove(directory, _PATIENCE)
+            remove(directory)
+
+
+def make_beneath(place: Path, label: str) -> Path:
+    """A new v2 group in the group ``place``, named so that it is recognised when this process is killed."""
+    directory = place / (_own_prefix() + label)
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _told(error, "mkdir", directory) from None
+    return directory
+
+
+def remove(directory: Path) -> None:
+    """Remove a group whose processes are gone, or about to be."""
+    _remove(directory, _PATIENCE)
 
 
 def _counter(path: Path, key: str) -> int:
@@ -320,7 +346,8 @@ def _counter(path: Path, key: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write into a file of a group; an ``OSError`` names the call."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -21,6 +21,7 @@ from pytest_capsule.errors import ContainerError, ExecError, ExecTimeout, UsageE
 from pytest_capsule.network.ports import PortMapping
 from pytest_capsule.runtime import transfer
 from pytest_capsule.runtime.changes import Change, classify
+from pytest_capsule.runtime.freezer import Freezer
 from pytest_capsule.runtime.logs import STREAMS, Log, LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, ExecResult, Process
 from pytest_capsule.runtime.restraint import Restraint
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     Classify = Callable[[list[dict[str, str]], Mapping[str, Sequence[str]]], list[Change]]
 
 _FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND}
+_WINDOW = (24, 80)
 _FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -91,6 +93,8 @@ class Container:
         self._process = os.getpid()
         self._supervisor = supervisor
         self._restraint: Restraint | None = None
+        self._cgroups = cgroups
+        self._freezer: Freezer | None = None
         self._requests, self._pidfd = supervisor.container(spec.variant(), modules=spec.modules)
         try:
             message = spec.message()
@@ -239,14 +243,38 @@ class Container:
         self.start(command, **options)
 
     def pause(self) -> None:
-        """Stop every process inside in its tracks."""
-        self._signal_all(signal.SIGSTOP)
+        """Stop every process inside in its tracks; files can still be reached, and nothing new can run.
+
+        By the freezer of control groups v2 where this user may use it, so that no process notices. Elsewhere by
+        SIGSTOP, which a parent inside is told of, and which ``unpause`` also ends for who had stopped itself.
+        """
+        self._check_open()
+        if self._paused:
+            return
+        try:
+            self._frozen().freeze(lambda: [process.pid for process in self._processes()[1:]])
+        except OSError:
+            self._freezer = None
+            self._signal_all(signal.SIGSTOP)
         self._paused = True
+
+    def _frozen(self) -> Freezer:
+        if self._cgroups is None:
+            raise FileNotFoundError(errno.ENOENT, "no engine made it")
+        place = self._restraint.unified() if self._restraint is not None else None
+        freezer = Freezer(place or self._cgroups.unified(), self.id[:12])
+        if self._freezer is None:
+            self._cleanup.callback(freezer.remove)
+        self._freezer = freezer
+        return freezer
 
     def unpause(self) -> None:
         """Let every process go on."""
         if self._paused:
-            self._signal_all(signal.SIGCONT)
+            if self._freezer is not None:
+                self._freezer.thaw()
+            else:
+                self._signal_all(signal.SIGCONT)
             self._paused = False
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -268,6 +296,8 @@ class Container:
         timeout: float | None = None,
         check: bool = False,
         text: Literal[True] = True,
+        tty: bool = False,
+        window: tuple[int, int] = _WINDOW,
     ) -> ExecResult[str]: ...
 
     @overload
@@ -282,6 +312,8 @@ class Container:
         timeout: float | None = None,
         check: bool = False,
         text: Literal[False],
+        tty: bool = False,
+        window: tuple[int, int] = _WINDOW,
     ) -> ExecResult[bytes]: ...
 
     def exec(
@@ -295,19 +327,36 @@ class Container:
         timeout: float | None = None,
         check: bool = False,
         text: bool = True,
+        tty: bool = False,
+        window: tuple[int, int] = _WINDOW,
     ) -> ExecResult[Any]:
         """Run a command inside and wait for it: a list as it is, a string through the image's shell.
 
         ``stdin`` is what it reads (nothing by default), ``timeout`` is in seconds. With ``check`` an exit code other
         than 0 raises ``ExecError`` with both outputs. ``CommandNotFound`` when the image has no such program,
         ``ExecTimeout`` when it took too long and was killed.
+
+        With ``tty`` it has a terminal of ``window`` (rows, columns): ``stdin`` (text or bytes) is typed there, so that
+        ``"\x03"`` is Ctrl-C and ``"\x04"`` the end, and ``stdout`` is all that it shows, with what was typed.
         """
+        if tty and not isinstance(stdin, (str, bytes, type(None))):
+            raise UsageError("exec(tty=True) types text or bytes", hint="popen(tty=True) gives the terminal itself")
         feed, source = _feed_and_source(stdin)
         process: Process | None = None
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             process = self._begin(
-                cmd, source, PIPE, PIPE, env=env, user=user, workdir=workdir, text=text, timeout=timeout
+                cmd,
+                source,
+                PIPE,
+                PIPE,
+                env=env,
+                user=user,
+                workdir=workdir,
+                text=text,
+                tty=tty,
+                window=window if tty else None,
+                timeout=timeout,
             )
             stdout, stderr = process.communicate(feed, None if deadline is None else deadline - time.monotonic())
         except subprocess.TimeoutExpired as error:
@@ -382,6 +431,10 @@ class Container:
         if not args:
             raise UsageError("a command needs at least the name of a program")
         self._check_open(f": {args[0]!r} cannot run in it")
+        if self._paused:
+            raise ContainerError(
+                f"container {self.name} is paused: {args[0]!r} cannot run in it", container=self.name, hint="unpause it"
+            )
         environment = {**({"TERM": "xterm"} if tty else {}), **self.spec.env, **(env or {})}
         return Process(
             self._requests,

@@ -32,6 +32,7 @@ DEVNULL = subprocess.DEVNULL
 STDOUT = subprocess.STDOUT
 _STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 1 << 16
+_TERMINAL_CHUNK = 4096  # what a read of a terminal gives at most
 _PATIENCE = 5  # seconds for init to answer where nobody may be kept waiting
 Text = TypeVar("Text", str, bytes)
 
@@ -99,6 +100,7 @@ class Process:
         self._pending = memoryview(b"")
         self._chunks: dict[str, list[bytes]] = {}
         self._exchanging = False
+        self._text = text
 
     def _terminal(
         self, given: contextlib.ExitStack, ours: contextlib.ExitStack, window: tuple[int, int] | None
@@ -239,9 +241,10 @@ class Process:
         """Feed ``input``, read both outputs until the command has ended, and give them.
 
         Unlike ``subprocess``, a daemon that the command leaves behind with its output open does not hold this up.
-        ``subprocess.TimeoutExpired`` carries what came until then; another call goes on from there.
+        ``subprocess.TimeoutExpired`` carries what came until then; another call goes on from there. On a terminal
+        ``input`` is typed, and what it shows is the first of both.
         """
-        outputs = self._exchange(input, timeout)
+        outputs = self._exchange(input, timeout) if self.terminal is None else self._converse(input, timeout)
         self._close_ends()
         return outputs
 
@@ -279,6 +282,37 @@ class Process:
         for name, parts in self._chunks.items():
             _read_rest(self._ends[name], parts)
         return self._outputs(text=self._text)
+
+    def _converse(self, data: Any, timeout: float | None) -> tuple[Any, Any]:
+        terminal = self.terminal
+        assert terminal is not None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._exchanging:
+            self._exchanging = True
+            self._pending = memoryview(data.encode() if isinstance(data, str) else data or b"")
+        shown = self._chunks.setdefault("terminal", [])
+        os.set_blocking(terminal, False)
+        open_inside = True
+        while self.returncode is None:
+            poll = select.poll()
+            poll.register(self._answers, select.POLLIN)
+            if open_inside:
+                poll.register(terminal, select.POLLIN | (select.POLLOUT if self._pending else 0))
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0, b"".join(shown), b"")
+            ready = dict(poll.poll(None if left is None else left * 1000))
+            if ready.get(terminal, 0) & select.POLLOUT:
+                with contextlib.suppress(BlockingIOError):
+                    self._pending = self._pending[os.write(terminal, self._pending[:_CHUNK]) :]
+            if ready.get(terminal, 0) & ~select.POLLOUT:
+                open_inside = _read_terminal(terminal, shown)
+            self.poll()
+        for _ in range(_CHUNK // _TERMINAL_CHUNK):  # no more than it holds: a daemon left behind may write for ever
+            if not (_readable(terminal, 0) and _read_terminal(terminal, shown)):
+                break
+        output = b"".join(shown)
+        return (output.decode("utf-8", "replace"), "") if self._text else (output, b"")
 
     def _feed(self, selector: selectors.BaseSelector) -> None:
         stdin = self._ends["stdin"]
@@ -326,6 +360,18 @@ def _read_some(fd: int, chunks: list[bytes]) -> bool:
     data = os.read(fd, _CHUNK)
     chunks.append(data)
     return bool(data)
+
+
+def _read_terminal(fd: int, chunks: list[bytes]) -> bool:
+    """``_read_some`` of a terminal, which ends with EIO when nobody has its other side open any more."""
+    try:
+        return _read_some(fd, chunks)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
 
 
 def _read_rest(fd: int, chunks: list[bytes]) -> None:

@@ -13,6 +13,7 @@ from pytest_capsule.runtime.limits import Limit, Limits, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pytest_capsule.runtime.cgroups import Cgroups
 
@@ -67,6 +68,10 @@ class Restraint:
         if self.killed_for == "memory":
             return f"out of memory (limit {size_text(self.values.memory or 0)})"
         return f"too many processes (limit {self.values.pids})" if self.killed_for else None
+
+    def unified(self) -> Path | None:
+        """The v2 control group that holds the container, if one does."""
+        return self._cgroup.unified()
 
     def usage(self) -> dict[str, float]:
         """``memory``, ``cpu`` and ``pids`` as far as a control group accounts for them, and ``memory_limit``."""
