@@ -100,7 +100,6 @@ class Process:
         self._pending = memoryview(b"")
         self._chunks: dict[str, list[bytes]] = {}
         self._exchanging = False
-        self._text = text
 
     def _terminal(
         self, given: contextlib.ExitStack, ours: contextlib.ExitStack, window: tuple[int, int] | None
