@@ -19,6 +19,7 @@ def filesystem(kind: bytes, options: Sequence[tuple[bytes, bytes | None]] = (), 
     """A new instance of filesystem ``kind`` as a detached mount; ``options`` are pairs, ``None`` marks a flag."""
     context = syscalls.fsopen(kind)
     try:
+        syscalls.fsconfig(context, b"source", kind)  # what df(1) and /proc/mounts show
         for key, value in options:
             syscalls.fsconfig(context, key, value)
         syscalls.fsconfig(context, None)

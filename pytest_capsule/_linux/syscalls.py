@@ -26,7 +26,7 @@ _AARCH64 = os.uname().machine in ("aarch64", "arm64")
 _SYS_CLONE, _SYS_PIVOT_ROOT, _SYS_CAPGET, _SYS_CAPSET = (220, 41, 90, 91) if _AARCH64 else (56, 155, 125, 126)
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SYS_CLOSE_RANGE, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 436, 437, 442
-_SYS_RT_SIGACTION, _SYS_SECCOMP = (134, 277) if _AARCH64 else (13, 317)
+_SYS_RT_SIGACTION, _SYS_SECCOMP, _SYS_KEYCTL = (134, 277, 219) if _AARCH64 else (13, 317, 250)
 
 
 _ATTEMPTS = 128
@@ -112,6 +112,11 @@ def forget_signal_handler(number: int) -> None:
     """Give a signal its default disposition; also one that the C library keeps for itself, and sigaction(3) refuses."""
     default = ctypes.create_string_buffer(32)  # struct sigaction of the kernel: SIG_DFL, no flags, nothing masked
     _check(_libc.syscall(_LONG(_SYS_RT_SIGACTION), _LONG(number), default, None, _LONG(8)), "rt_sigaction")
+
+
+def join_new_keyring() -> None:
+    """Give this process, and all that it starts, a session keyring of its own, which is empty: keyctl(2)."""
+    _check(_libc.syscall(_LONG(_SYS_KEYCTL), _INT(constants.KEYCTL_JOIN_SESSION_KEYRING), None), "keyctl")
 
 
 def set_process_name(name: bytes) -> None:

@@ -127,7 +127,10 @@ def start(
         if enter is None and (who.uid, who.gid) != (0, 0):
             raise OSError(errno.EINVAL, f"user {message['user']!r} needs a range of ids", "ids")
     elif (who.uid, who.gid, who.groups) != (0, 0, ()):
-        identity = {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
+        # The own group is one of the additional ones too, so that nobody gets rid of it by a setgid program
+        # (CVE-2022-36109).
+        groups = dict.fromkeys((who.gid, *who.groups))
+        identity = {"user": who.uid, "group": who.gid, "extra_groups": tuple(groups)}
     first = [step for step in (_take_terminal if message["tty"] else None, enter) if step is not None]
     with _about("workdir"):
         workdir = files.open_file(message["cwd"], os.O_PATH | os.O_DIRECTORY, 0)

@@ -129,10 +129,13 @@ class Init:
             self._feigned = FeignedRoot()
         if spec.get("memory"):
             self._victims = commands.Victims()
+        if spec.get("cgroup"):
+            syscalls.unshare(constants.CLONE_NEWCGROUP)  # one that begins at the group that init was put into
+            rootfs.show_cgroups(writable=spec["privileged"])
         self._uppers = rootfs.assemble(spec, self._texts)
         socket.sethostname(spec["hostname"])
         if self._identity.many_ids:
-            os.setgroups([])  # those of whoever runs the tests: they mean nothing in here, or too much
+            os.setgroups([0])  # not those of whoever runs the tests: they mean nothing in here, or too much
         capabilities.hold(spec["capabilities"])
         if not spec["bare"] and spec["workdir"] != "/":
             files.make_directories(spec["workdir"], 0o755, (0, 0))  # as Docker does for a WORKDIR that is not there

@@ -53,8 +53,13 @@ class Restraint:
             self._watcher.start()
 
     def message(self) -> dict[str, object]:
-        """What init must know: that there is a memory limit, and the size that the writable layer may have."""
-        return {"memory": self.values.memory is not None, "writable": self.values.memory}
+        """What init must know: whether it is in a group of its own, and has a memory limit, and how large the writable
+        layer may get."""
+        return {
+            "cgroup": bool(self._cgroup.groups),
+            "memory": self.values.memory is not None,
+            "writable": self.values.memory,
+        }
 
     @property
     def killed_for(self) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,13 @@ _SAFE_MOUNT = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constan
 _SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_OWN_DEVICE_FOLDERS = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")
 _DEVICE_LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
-    "core": "/proc/kcore",
 }
 # moby, oci/defaults.go: what a container may not see and what it may not write
 _MASKED = (
@@ -59,10 +60,12 @@ class Text:
         os.fchmod(fd, 0o644)
         return cls(fd, mount.bind(f"etc/{name}".encode()))
 
-    def place(self, text: str, target: int, path: str) -> None:
+    def place(self, text: str, target: int, path: str, *, read_only: bool) -> None:
         """Fill it and put it where it is to be seen; all descriptors are closed."""
         with open(self.fd, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
+        if read_only:
+            syscalls.mount_setattr(self.mount, add=constants.MOUNT_ATTR_RDONLY)
         mount.place(self.mount, target, path)
 
     def discard(self) -> None:
@@ -81,18 +84,21 @@ def prepare(mountpoint: bytes, identity: Identity, *, privileged: bool, host_net
     os.chdir(mountpoint)
     for name in ("root", "dev", "nodes", "proc", "sys", "etc"):
         os.mkdir(name)
-    _prepare_dev(identity)
+    _prepare_dev(identity, privileged=privileged)
     syscalls.mount(b"proc", b"proc", b"proc", _SAFE_MS)
+    if not host_network:
+        _free_low_ports(ping=not identity.userns)
     _prepare_sys(writable=privileged, own_network=not host_network or not identity.userns)
     if not privileged:
         _restrict_kernel_files()
     return {path: Text.create(path.replace("/", "-")) for path in _TEXTS}
 
 
-def _prepare_dev(identity: Identity) -> None:
+def _prepare_dev(identity: Identity, *, privileged: bool) -> None:
     # Docker's capabilities let root make any device node, and its cgroup keeps it from opening most. Here no mount that
     # a container can write to knows devices: each of those that it may have is a mount of its own.
-    syscalls.mount(b"tmpfs", b"dev", b"tmpfs", constants.MS_NOSUID | constants.MS_NODEV, b"mode=755,size=65536k")
+    flags = constants.MS_NOSUID | (0 if privileged and not identity.userns else constants.MS_NODEV)
+    syscalls.mount(b"tmpfs", b"dev", b"tmpfs", flags, b"mode=755,size=65536k")
     for name, (major, minor) in _DEVICES.items():
         source = f"/dev/{name}"
         if not identity.userns:  # in a user namespace no node can be made; the host's can be bound
@@ -102,6 +108,8 @@ def _prepare_dev(identity: Identity) -> None:
         mount.place(mount.bind(source.encode(), recursive=identity.userns), target, name)
     for name, target_path in _DEVICE_LINKS.items():
         os.symlink(target_path, f"dev/{name}")
+    if os.path.exists("/proc/kcore"):
+        os.symlink("/proc/kcore", "dev/core")
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(f"dev/{name}")
     tty_group = b",gid=5" if identity.many_ids else b""
@@ -109,6 +117,40 @@ def _prepare_dev(identity: Identity) -> None:
     syscalls.mount(b"devpts", b"dev/pts", b"devpts", constants.MS_NOSUID | constants.MS_NOEXEC, options)
     syscalls.mount(b"shm", b"dev/shm", b"tmpfs", _SAFE_MS, b"mode=1777,size=65536k")
     syscalls.mount(b"mqueue", b"dev/mqueue", b"mqueue", _SAFE_MS)
+    if privileged:
+        _give_host_devices("/dev", bound=identity.userns)
+
+
+def _give_host_devices(folder: str, *, bound: bool) -> None:
+    """What a privileged container has besides: moby, ``devices.HostDevices``; ``bound`` where no node can be made."""
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            info, own = entry.stat(follow_symlinks=False), entry.path.lstrip("/")
+            if stat.S_ISDIR(info.st_mode) and entry.path not in _OWN_DEVICE_FOLDERS:
+                os.mkdir(own, 0o755)
+                _give_host_devices(entry.path, bound=bound)
+            elif entry.path != "/dev/console" and _is_device(info) and not os.path.lexists(own):
+                _give_device(entry.path, own, info, bound=bound)
+
+
+def _is_device(info: os.stat_result) -> bool:
+    return stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)
+
+
+def _give_device(path: str, own: str, info: os.stat_result, *, bound: bool) -> None:
+    if not bound:
+        os.mknod(own, info.st_mode, info.st_rdev)
+        os.chown(own, info.st_uid, info.st_gid)
+    elif os.access(path, os.R_OK | os.W_OK):
+        mount.place(mount.bind(path.encode()), os.open(own, os.O_CREAT | os.O_CLOEXEC, 0o666), own)
+
+
+def _free_low_ports(*, ping: bool) -> None:
+    """Every user may listen below port 1024 and send a ping, as in Docker since 20.10 (moby, ``WithSysctls``)."""
+    values = {"ip_unprivileged_port_start": "0"} | ({"ping_group_range": "0 2147483647"} if ping else {})
+    for name, value in values.items():
+        with contextlib.suppress(OSError), open(f"proc/sys/net/ipv4/{name}", "w") as file:
+            file.write(value)
 
 
 def _prepare_sys(*, writable: bool, own_network: bool) -> None:
@@ -119,13 +161,42 @@ def _prepare_sys(*, writable: bool, own_network: bool) -> None:
         sysfs = mount.bind(b"/sys")
         if read_only:
             syscalls.mount_setattr(sysfs, add=read_only, recursive=True)
-    mount.place(sysfs, os.open("sys", os.O_PATH | os.O_CLOEXEC), "/sys")
+    _mount_at("sys", sysfs)
+
+
+def show_cgroups(*, writable: bool) -> None:
+    """The control groups that this process is in, read-only, beneath what ``prepare`` made: before ``assemble``.
+
+    As in Docker, with one folder for each hierarchy of version 1. Without root the kernel may refuse some of them.
+    """
+    with open("proc/self/cgroup") as file:
+        hierarchies = [line.split(":")[1] for line in file]
+    attributes = _SAFE_MOUNT | (0 if writable else constants.MOUNT_ATTR_RDONLY)
+    top = "sys/fs/cgroup"
+    with contextlib.suppress(OSError):
+        if hierarchies == [""]:
+            _mount_at(top, mount.filesystem(b"cgroup2", attributes=attributes))
+            return
+        _mount_at(top, mount.filesystem(b"tmpfs", [(b"mode", b"755")], _SAFE_MOUNT))
+        for controllers in filter(None, hierarchies):
+            name = controllers.removeprefix("name=")
+            options: list[tuple[bytes, bytes | None]] = [(word.encode(), None) for word in name.split(",")]
+            if name != controllers:
+                options = [(b"name", name.encode())]
+            os.mkdir(f"{top}/{name}")
+            _mount_at(f"{top}/{name}", mount.filesystem(b"cgroup", options, attributes))
+            for part in name.split(",") if "," in name else ():
+                os.symlink(name, f"{top}/{part}")
+
+
+def _mount_at(path: str, mounted: int) -> None:
+    mount.place(mounted, os.open(path, os.O_PATH | os.O_CLOEXEC), path)
 
 
 def _restrict_kernel_files() -> None:
     empty = mount.filesystem(b"tmpfs", [(b"size", b"0")], _SAFE_MOUNT | constants.MOUNT_ATTR_RDONLY)
     try:
-        for path in _MASKED:
+        for path in (*_MASKED, *_heat_counters()):
             if (target := _open_if_there(path)) is not None:
                 is_directory = os.path.isdir(path)
                 cover = mount.bind(empty if is_directory else b"dev/null", recursive=is_directory)
@@ -137,6 +208,13 @@ def _restrict_kernel_files() -> None:
             copy = mount.bind(target)
             syscalls.mount_setattr(copy, add=constants.MOUNT_ATTR_RDONLY, recursive=True)
             mount.place(copy, target, path)
+
+
+def _heat_counters() -> list[str]:
+    """What lets one guess at what the processors are working on: moby masks it too."""
+    folder = "sys/devices/system/cpu"
+    found = [f"{folder}/{name}/thermal_throttle" for name in os.listdir(folder) if name[3:].isdigit()]
+    return found if found and os.path.exists(found[0]) else []
 
 
 def _open_if_there(path: str) -> int | None:
@@ -175,7 +253,7 @@ def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
             _move(name, root)
         for path, content in spec["files"].items():
             text = texts.pop(path, None) or Text.create(path.replace("/", "-"))
-            text.place(content, _target(root, path, directory=False), path)
+            text.place(content, _target(root, path, directory=False), path, read_only=spec["read_only"])
         for number, volume in enumerate(spec["volumes"]):
             place, is_directory = volumes.mounted(volume, f"volume{number}", root, devices=spec["privileged"])
             mount.place(place, _target(root, volume["target"], directory=is_directory), volume["target"])

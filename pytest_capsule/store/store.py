@@ -88,6 +88,8 @@ class Store:
             folder.chmod(0o755)  # a root filesystem begins with these, whatever this process' umask is
         for name in _MOUNT_FILES:
             (self.blank / name).chmod(0o644)
+        with contextlib.suppress(FileExistsError):
+            (self.blank / "etc/mtab").symlink_to("/proc/mounts")  # as in Docker: old programs read it
 
     def _claim(self) -> Path:
         own = self.root / "tmp" / secrets.token_hex(8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -215,6 +217,38 @@ def test_groups_of_who_runs_the_tests_stay_outside(host, identity):
         assert inside == ["0"]
 
 
+def test_nobody_is_without_the_own_group_as_an_additional_one(host, identity):
+    """CVE-2022-36109: what a group may not do, its members could by a setgid program."""
+    users = ["0:0"] if identity == "single" else ["0:0", "1234:5678", "nobody"]
+    for user in users:
+        found = status(host, user=user)
+        if identity != "single":  # who has one id keeps those of whoever runs the tests: setgroups(2) is denied
+            assert found["Gid"].split()[0] in found["Groups"].split()
+
+
+def test_any_user_may_listen_on_port_80(host, identity):
+    """As in Docker since 20.10."""
+    user = None if identity == "single" else "nobody"
+    bind = "import socket; socket.create_server(('127.0.0.1', 80))"
+    host.exec(["python3", "-c", bind], user=user, check=True)
+    assert host.read_text("/proc/sys/net/ipv4/ip_unprivileged_port_start") == "0\n"
+    if identity == "root":
+        assert host.read_text("/proc/sys/net/ipv4/ping_group_range").split() == ["0", "2147483647"]
+
+
+def test_the_keys_of_who_runs_the_tests_stay_outside(engine):
+    """A session keyring is inherited; the filter hides it, but a privileged container has none."""
+    libc = ctypes.CDLL(None)
+    number = 250 if os.uname().machine == "x86_64" else 219
+    get_session_keyring = f"libc.syscall({number}, 0, -3, 0)"
+    ours = eval(get_session_keyring, {"libc": libc})
+    script = f"import ctypes; libc = ctypes.CDLL(None); print({get_session_keyring})"
+    with engine.run("capsule/host", command=[], privileged=True) as container:
+        theirs = int(container.exec(["python3", "-c", script], check=True).stdout)
+    assert theirs > 0
+    assert theirs != ours
+
+
 # -- its filesystem ---------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +285,9 @@ def test_mounts_cannot_be_undone(host):
 
 
 def test_dev_is_dockers(host):
-    links = {"core": "/proc/kcore", "fd": "/proc/self/fd", "ptmx": "pts/ptmx"}
+    links = {"fd": "/proc/self/fd", "ptmx": "pts/ptmx"}
+    if os.path.exists("/proc/kcore"):
+        links["core"] = "/proc/kcore"
     links.update(stdin="/proc/self/fd/0", stdout="/proc/self/fd/1", stderr="/proc/self/fd/2")
     devices = ["full", "null", "random", "tty", "urandom", "zero"]
     assert host.listdir("/dev") == sorted([*links, *devices, "mqueue", "pts", "shm"])
@@ -265,6 +301,22 @@ def test_dev_is_dockers(host):
         host.exec("echo x >/dev/null; head -c 2 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c").stdout == "2\n3\n"
     )
     assert "No space left" in host.exec(["dd", "if=/dev/zero", "of=/dev/full", "count=1"]).stderr
+
+
+def test_a_privileged_container_has_the_hosts_devices(engine, identity):
+    devices = {name for name in os.listdir("/dev") if stat.S_ISCHR(os.lstat(f"/dev/{name}").st_mode)} - {"console"}
+    with engine.run("capsule/host", command=[], privileged=True) as container:
+        inside = set(container.listdir("/dev"))
+        ours = os.R_OK | os.W_OK
+        missing = {name for name in devices - inside if identity == "root" or os.access(f"/dev/{name}", ours)}
+        assert not missing - {"ptmx"}
+        assert "console" not in inside
+        if identity == "root":
+            mine, theirs = os.stat("/dev/kmsg"), container.exec(["stat", "-c", "%a %t %T", "/dev/kmsg"]).stdout.split()
+            assert [stat.S_IMODE(mine.st_mode), os.major(mine.st_rdev), os.minor(mine.st_rdev)] == [
+                int(theirs[0], 8), int(theirs[1], 16), int(theirs[2], 16),
+            ]  # fmt: skip
+            container.exec("mknod /dev/mine c 1 3 && echo x >/dev/mine", check=True)
 
 
 def test_no_device_can_be_made_that_works(engine, tmp_path):
@@ -313,7 +365,7 @@ def test_a_chroot_out_of_a_directory_opened_before_finds_only_the_container(host
 
 def test_read_only(engine):
     with engine.run("capsule/host", command=[], read_only=True, tmpfs=["/run/app"]) as container:
-        for path in ("/file", "/usr/file", "/etc/file", "/opt/file"):
+        for path in ("/file", "/usr/file", "/etc/file", "/opt/file", "/etc/hosts"):
             assert "Read-only" in container.exec(["touch", path]).stderr
         with pytest.raises(OSError, match="Read-only"):
             container.write_text("/file", "")

@@ -62,6 +62,20 @@ def test_a_container_without_limits_stays_in_the_group_of_its_engine(host):
     assert (host.oom_killed, host.killed_for) == (False, None)
 
 
+@enforced("pids")
+def test_a_container_sees_its_own_group_and_cannot_change_it(engine):
+    """What Docker shows at /sys/fs/cgroup: programs read there how much they have."""
+    with engine.run("capsule/host", command=[], pids=50) as container:
+        groups = container.exec(["cat", "/proc/self/cgroup"]).stdout
+        assert {line.split(":")[2] for line in groups.splitlines()} == {"/"}
+        (file,) = [f for f in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max") if container.exists(f)]
+        assert container.read_text(file) == "51\n"  # init is one more
+        refused = container.exec(f"echo 1000 >{file}")
+        assert refused.exit_code != 0
+        assert "Read-only" in refused.stderr
+        assert container.exec(["mkdir", os.path.dirname(file) + "/mine"]).exit_code != 0
+
+
 def test_a_container_that_eats_its_memory_is_killed_and_says_so(engine):
     with engine.run("capsule/host", command=HOG, memory="64m") as container:
         assert container.wait(60) == 137
