@@ -31,18 +31,18 @@ from pytest_capsule.oci.reference import Reference
 from pytest_capsule.runtime import changes
 from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
-from pytest_capsule.runtime.limits import Limits
+from pytest_capsule.runtime.limits import Limits, parse_size
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
-from pytest_capsule.store import host, trees
+from pytest_capsule.store import collection, host, trees
 from pytest_capsule.store.builtin import DEFAULT_PATH
 from pytest_capsule.store.image import Image, Tree, now
 from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.rootfs import lower_directories
-from pytest_capsule.store.store import Store
+from pytest_capsule.store.store import Store, claim_of_layer
 from pytest_capsule.volumes import Volume, Volumes, find_path, mounts_of
 from pytest_capsule.workshop import ContainerWorkshop
 
@@ -63,10 +63,13 @@ class Engine:
     """Builds images and runs containers. Close it, or use it in a ``with`` block: all it has started is gone then.
 
     ``cache_dir`` holds its images and layers (default: ``default_cache_dir``); any number of engines, in any number of
-    processes, may share it. Safe to use from any thread.
+    processes, may share it. Safe to use from any thread. ``cache_limit`` is a size (bytes, or a text such as ``20g``):
+    when it is closed it cuts what no image with a name has, the build cache and images without one, down to that.
     """
 
-    def __init__(self, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, cache_dir: str | os.PathLike[str] | None = None, *, cache_limit: int | str | None = None
+    ) -> None:
         self.ids = host_ids()
         self._cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._store = Store(self._cache_dir.absolute() / self.ids.label, call=self._call_in_store)
@@ -86,19 +89,20 @@ class Engine:
         self._volumes = Volumes(self._store.scratch)
         self._closed = False
         self._process = os.getpid()
+        self._cache_limit = None if cache_limit is None else _bytes(cache_limit)
         self._store.collect()
         self._cgroups.remove_leftovers()
 
-    def _call_in_store(self, function: str, path: str) -> Any:
+    def _call_in_store(self, function: str, *paths: str) -> Any:
         if self.ids.kind != "range":
-            return trees.call(function, path)
-        if function == trees.remove.__name__:  # most of what goes is this user's own, and needs no other process
+            return trees.call(function, *paths)
+        if function != trees.size.__name__:  # most of what goes is this user's own, and needs no other process
             with contextlib.suppress(PermissionError):
-                return trees.call(function, path)
+                return trees.call(function, *paths)
         with contextlib.suppress(UnsupportedHost):  # where no container can run, there is nothing of its users
             # What those own, this process may not even look at.
-            return self._worker.call(trees.__name__, function, path)
-        return trees.call(function, path)
+            return self._worker.call(trees.__name__, function, *paths)
+        return trees.call(function, *paths)
 
     # -- images -------------------------------------------------------------------------------------------------------
 
@@ -125,19 +129,23 @@ class Engine:
         if tag is not None:
             Reference.parse(tag)
         wanted = builder.request(context, dockerfile, target=target, build_args=build_args, no_cache=no_cache)
-        image = builder.build(
-            wanted,
-            store=self._store,
-            workshop=self._new_workshop(),
-            find_image=self.image,
-            tell=progress or _tell_nobody,
-        )
-        return self._store.tag(image, tag) if tag is not None else image
+        with self._store.claims.working():
+            image = builder.build(
+                wanted,
+                store=self._store,
+                workshop=self._new_workshop(),
+                find_image=self.image,
+                tell=progress or _tell_nobody,
+            )
+            return self._store.tag(image, tag) if tag is not None else image
 
     def image(self, reference: str | Image) -> Image:
         """The image that a reference, an id or the beginning of one names; ``ImageNotFound`` when there is none."""
         self._check_open()
-        return reference if isinstance(reference, Image) else self._images.find(reference)
+        if isinstance(reference, Image):
+            return reference
+        with self._store.claims.working():
+            return self._images.find(reference)
 
     def images(self) -> list[Image]:
         """All images of the store, the newest first."""
@@ -158,6 +166,25 @@ class Engine:
         if not (isinstance(image, str) and self._store.untag(image)):
             self._store.remove(found)
 
+    def prune(
+        self, *, all: bool = False, build_cache: bool = False, keep: int | str | None = None
+    ) -> collection.Pruned:
+        """Remove what nobody needs; returns what went, and its size in bytes.
+
+        Images without a name, and layers and blobs that no image has; with ``build_cache`` also the steps of builds,
+        and with ``all`` both and the images with names. With ``keep``, a size such as ``10g``, only as much of it as
+        makes the store that small, what was not used for longest first. Nothing goes that a container or a build uses,
+        here or in another process.
+        """
+        self._check_open()
+        return self._prune(all=all, build_cache=build_cache, keep=None if keep is None else _bytes(keep))
+
+    def _prune(self, **what: Any) -> collection.Pruned:
+        with self._lock:
+            images = [container.image for container in self._open.values()]
+        in_use = {claim_of_layer(layer.id) for image in images for layer in image.layers}
+        return collection.prune(self._store, keep_images=self._images.built_in(), in_use=in_use, **what)
+
     def load(self, path: Source) -> list[Image]:
         """The images of an archive that ``docker save`` or this wrote, or of an OCI layout, with their names there.
 
@@ -165,7 +192,8 @@ class Engine:
         for several platforms it is the one for this host. ``MalformedImage`` or ``ContentMismatch`` for a damaged one.
         """
         self._check_open()
-        return self._archives.load(path)
+        with self._store.claims.working():
+            return self._archives.load(path)
 
     def save(self, images: str | Image | Sequence[str | Image], path: Source, *, format: str = DOCKER_FORMAT) -> None:
         """Write images to a file, or to a binary file that is open for writing.
@@ -176,7 +204,8 @@ class Engine:
         """
         self._check_open()
         wanted = [images] if isinstance(images, (str, Image)) else images
-        self._archives.save([self._named(image) for image in wanted], path, format=format)
+        with self._store.claims.working():
+            self._archives.save([self._named(image) for image in wanted], path, format=format)
 
     def _named(self, given: str | Image) -> tuple[Image, tuple[str, ...]]:
         """An image, and the names under which it is saved."""
@@ -196,8 +225,9 @@ class Engine:
         self._check_open()
         if ref is not None:
             Reference.parse(ref)
-        image = self._archives.import_rootfs(path_or_tar, changes=changes, message=message)
-        return self._store.tag(image, ref) if ref is not None else image
+        with self._store.claims.working():
+            image = self._archives.import_rootfs(path_or_tar, changes=changes, message=message)
+            return self._store.tag(image, ref) if ref is not None else image
 
     def commit(
         self,
@@ -296,9 +326,9 @@ class Engine:
         volumes: Volumes | None = None,
     ) -> Container:
         """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
-        image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
-        command = _command_line(image, spec)
-        with contextlib.ExitStack() as undo:
+        with self._store.claims.working(), contextlib.ExitStack() as undo:
+            image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
+            command = _command_line(image, spec)
             container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
             undo.pop_all()
         return container
@@ -486,6 +516,8 @@ class Engine:
         self._closed = True
         for network in self._networks:
             network.close()
+        if self._cache_limit is not None:
+            self._prune(build_cache=True, keep=self._cache_limit)
         self._volumes.close()
         self._ports.close()
         self._pump.close()
@@ -501,6 +533,13 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _bytes(size: int | str) -> int:
+    count = parse_size(size)
+    if count is None:
+        raise UsageError(f"{size!r} is no size", hint="write a number of bytes, or one with a unit, such as 20g")
+    return count
 
 
 def _familiar(name: str) -> str:

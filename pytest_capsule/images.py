@@ -74,6 +74,11 @@ class Images:
         found = self._store.images()
         return [self._also_called(image, names[image.id]) if image.id in names else image for image in found]
 
+    def built_in(self) -> set[str]:
+        """The ids of the images that are built in and were made."""
+        made = host.is_made(self._store, foreign=self._foreign)
+        return {self._hello_world_image().id} | ({self._host_image().id} if made else set())
+
     def _also_called(self, image: Image, name: str) -> Image:
         """An image that is built in with its name, which it may have in the store as well."""
         return image if f"{name}:latest" in image.tags else replace(image, tags=(*image.tags, name))

@@ -33,8 +33,9 @@ class CapsuleSession:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.engine = Engine(config.stash[SETTINGS].cache_dir)
-        self._no_cache = config.stash[SETTINGS].no_cache
+        settings = config.stash[SETTINGS]
+        self.engine = Engine(settings.cache_dir, cache_limit=settings.cache_limit)
+        self._no_cache = settings.no_cache
         self._run: str | None = getattr(config, "workerinput", {}).get("testrunuid")  # of several workers
         self._lock = threading.Lock()
         self._locks: dict[object, threading.Lock] = {}

@@ -1,4 +1,4 @@
-"""``capsule images``, ``history``, ``tag``, ``rmi`` and ``inspect``: what is in the store."""
+"""``capsule images``, ``history``, ``tag``, ``rmi``, ``prune`` and ``inspect``: what is in the store."""
 
 from __future__ import annotations
 
@@ -52,6 +52,18 @@ def add_commands(commands: Commands) -> None:
     parser = commands.add("rmi", rmi, "remove images, or names of images")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("-f", "--force", action="store_true", help="remove an image with all of its names")
+
+    parser = commands.add(
+        "prune",
+        prune,
+        "remove what nobody needs",
+        description="Remove images without a name, and layers and blobs that no image has, and say how much room that "
+        "made. Nothing goes that a running container or build uses.",
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="images with names and the build cache too")
+    parser.add_argument("--build-cache", action="store_true", help="the build cache too: steps are then run anew")
+    parser.add_argument("--keep", metavar="SIZE", help="only until the store is this small, the longest unused first")
+    parser.add_argument("-f", "--force", action="store_true", help="taken for Docker's sake: nothing is asked")
 
     parser = commands.add("inspect", inspect, "print all that is known of images, as JSON")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -210,6 +222,24 @@ def _familiar(reference: str) -> str:
         return Reference.parse(reference).familiar
     except CapsuleError:
         return reference
+
+
+def prune(call: Invocation) -> int:
+    """What went, and how much room that made, as Docker tells it."""
+    options = call.options
+    with call.engine() as engine:
+        gone = engine.prune(all=options.all, build_cache=options.build_cache, keep=options.keep)
+    if gone.images:
+        print("Deleted Images:")
+        for name in gone.names:
+            print(f"untagged: {_familiar(name)}")
+        for image_id in gone.images:
+            print(f"deleted: {image_id}")
+        print()
+    if gone.steps:
+        print(f"Deleted build cache: {gone.steps} steps\n")
+    print(f"Total reclaimed space: {size(gone.size)}")
+    return 0
 
 
 # -- inspect ------------------------------------------------------------------------------------------------------

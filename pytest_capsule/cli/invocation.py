@@ -19,5 +19,12 @@ class Invocation:
     options: argparse.Namespace
 
     def engine(self) -> Engine:
-        """An engine on the cache that ``--cache-dir``, ``CAPSULE_CACHE_DIR`` or the default names."""
-        return Engine(self.options.cache_dir or os.environ.get("CAPSULE_CACHE_DIR"))
+        """An engine on the cache that ``--cache-dir``, ``CAPSULE_CACHE_DIR`` or the default names.
+
+        ``CAPSULE_CACHE_LIMIT`` is its limit.
+        """
+        environment = os.environ
+        return Engine(
+            self.options.cache_dir or environment.get("CAPSULE_CACHE_DIR"),
+            cache_limit=environment.get("CAPSULE_CACHE_LIMIT") or None,
+        )

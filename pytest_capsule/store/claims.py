@@ -22,6 +22,7 @@ class Claims:
         self._folder = own / "claims"
         self._folder.mkdir()
         self._names: set[str] = set()
+        self._at_work = 0
         self._threads = threading.Lock()
         self._processes = FileLock(lock, thread_local=False)
 
@@ -32,7 +33,7 @@ class Claims:
             with self.held():
                 for name in fresh:
                     (self._folder / name).touch()
-            self._names.update(fresh)
+                self._names.update(fresh)
         return fresh
 
     @contextlib.contextmanager
@@ -50,9 +51,20 @@ class Claims:
                     found.update(path.name for path in folder.iterdir())
         return found
 
-    def own(self) -> frozenset[str]:
-        """What this engine has claimed."""
-        return frozenset(self._names)
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """While the block runs, this engine needs all that it has claimed: it builds, or brings in an image."""
+        with self._threads:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._threads:
+                self._at_work -= 1
+
+    def needed(self) -> frozenset[str]:
+        """What this engine has claimed and needs now, containers apart; to be asked while the lock is held."""
+        return frozenset(self._names) if self._at_work else frozenset()
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget what is gone from the store."""

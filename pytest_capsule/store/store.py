@@ -60,7 +60,7 @@ class Store:
     user namespace.
     """
 
-    def __init__(self, root: Path, *, call: Callable[[str, str], Any] = trees.call) -> None:
+    def __init__(self, root: Path, *, call: Callable[..., Any] = trees.call) -> None:
         self.root = root
         self._call = call
         self.packer: Callable[[Image], Packed] | None = None
@@ -170,7 +170,7 @@ class Store:
         size = self._call("size", str(tree))
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
-        os.rename(tree, packed / "fs")
+        self._call("move", str(tree), str(packed / "fs"))
         (packed / "layer.json").write_text(json.dumps({"size": size}))
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
@@ -191,9 +191,11 @@ class Store:
         return Layer(name, str(folder / "fs"), record["size"])
 
     def _use(self, *names: str) -> None:
-        for fresh in self.claims.take(f"layer-{name}" for name in names):
-            with contextlib.suppress(FileNotFoundError):  # when it was used last
-                os.utime(self._layer_path(fresh.removeprefix("layer-")) / "layer.json")
+        fresh = self.claims.take(map(claim_of_layer, names))
+        for name in names:
+            if claim_of_layer(name) in fresh:
+                with contextlib.suppress(FileNotFoundError):  # when it was used last
+                    os.utime(self._layer_path(name) / "layer.json")
 
     def _layer_path(self, name: str) -> Path:
         return self.root / "layers" / name
@@ -241,6 +243,10 @@ class Store:
         for tag in self._tags_of(image.id):
             self._replace(self._reference_path(Reference.parse(tag)), str(digest).encode())
 
+    def made(self, image: Image) -> int:
+        """When its record was written, in nanoseconds since 1970."""
+        return self._image_path(self._record(image.id)[0]).stat().st_mtime_ns
+
     def manifest_of(self, image: Image) -> Digest | None:
         """The digest of its manifest, if it has one in ``content``."""
         record = self._record(image.id)[1]
@@ -256,6 +262,7 @@ class Store:
             raise _damaged(path, error.message) from None
         if use:
             self._use(*(name for name in record["layers"] if not name.startswith("/")))
+            image_id, record = self._record(image_id)  # somebody may have removed it before its layers were in use
         return Image(
             image_id,
             config,
@@ -369,6 +376,20 @@ class Store:
         self._use(record["layer"])
         return record if self._layer_path(record["layer"]).is_dir() else None
 
+    def steps(self) -> list[tuple[str, str]]:
+        """Every key with the layer that its step gave, "" for none."""
+        found = []
+        for path in (self.root / "steps").glob("*.json"):
+            with contextlib.suppress(StoreError):
+                record = self._read(path, "layer")
+                if record is not None:
+                    found.append((path.stem, record["layer"] or ""))
+        return found
+
+    def forget_step(self, key: str) -> None:
+        """Let the step be carried out anew."""
+        (self.root / "steps" / f"{key}.json").unlink(missing_ok=True)
+
     def keep_step(self, key: str, record: dict[str, Any]) -> None:
         """Remember what a step gave."""
         self._write(self.root / "steps" / f"{key}.json", record)
@@ -404,6 +425,11 @@ class Store:
             os.rename(new, path)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from None
+
+
+def claim_of_layer(name: str) -> str:
+    """The name under which an engine claims a layer."""
+    return f"layer-{name}"
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

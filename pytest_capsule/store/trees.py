@@ -1,4 +1,4 @@
-"""Whole directory trees of the store: measured, and removed.
+"""Whole directory trees of the store: measured, moved and removed.
 
 Their files may belong to ids that only the supervisor's user namespace may touch, so these functions are also called
 there by name (``runtime.worker``): they take and give plain values.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def call(function: str, path: str) -> Any:
-    """Call ``size`` or ``remove`` by its name."""
-    return {"size": size, "remove": remove}[function](path)
+def call(function: str, *paths: str) -> Any:
+    """Call ``size``, ``remove`` or ``move`` by its name."""
+    functions: dict[str, Callable[..., Any]] = {"size": size, "remove": remove, "move": move}
+    return functions[function](*paths)
 
 
 def size(path: str) -> int:
@@ -26,6 +30,11 @@ def size(path: str) -> int:
                 seen.add(info.st_ino)
                 total += info.st_size
     return total
+
+
+def move(path: str, target: str) -> None:
+    """Rename a directory: into another one that takes a right to itself, for its ``..`` changes."""
+    os.rename(path, target)
 
 
 def remove(path: str) -> None:

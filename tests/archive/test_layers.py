@@ -123,7 +123,7 @@ def test_whiteouts_and_opaque_directories_become_marks_and_back(unpacked, packed
     assert sorted(os.listdir(tree)) == ["dir", "gone", "top"]
     assert told["implied"] == ["/gone"]
     with tarfile.open(fileobj=io.BytesIO(packed(tree)[0])) as tar:
-        names = tar.getnames()
+        names = [name for name in tar.getnames() if name != "."]  # told where it is not root's
     assert names == ["dir", "dir/.wh..wh..opq", "dir/kept", "gone", "gone/.wh.file", ".wh.top"]
 
 
@@ -170,7 +170,7 @@ def everything():
         member("dir", mode=0o1777, mtime=1_500_000_000.25),
         member("dir/setuid", "program", mode=0o4755, mtime=1.5),
         member("dir/setgid", "program", mode=0o2755, mtime=2**33),
-        member("dir/secret", "", mode=0o000, mtime=0),
+        member("dir/secret", "", mode=0o000 if os.geteuid() == 0 else 0o400, mtime=0),
         member(f"{long}/{'n' * 255}", "deep", mtime=9),
         member("hard", kind=tarfile.LNKTYPE, link="dir/setuid"),
         member("other", mtime=5),
