@@ -37,7 +37,7 @@ from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
-from pytest_capsule.store import collection, host, trees
+from pytest_capsule.store import collection, host, trees, verification
 from pytest_capsule.store.builtin import DEFAULT_PATH
 from pytest_capsule.store.image import Image, Tree, now
 from pytest_capsule.store.packing import Packing
@@ -184,6 +184,11 @@ class Engine:
             images = [container.image for container in self._open.values()]
         in_use = {claim_of_layer(layer.id) for image in images for layer in image.layers}
         return collection.prune(self._store, keep_images=self._images.built_in(), in_use=in_use, **what)
+
+    def verify(self) -> verification.Verified:
+        """Look at every digest and record of the store, and mend what is broken, or name it."""
+        self._check_open()
+        return verification.verify(self._store, self._crew.call)
 
     def load(self, path: Source) -> list[Image]:
         """The images of an archive that ``docker save`` or this wrote, or of an OCI layout, with their names there.

@@ -150,6 +150,14 @@ def _status(layer: str, path: str) -> os.stat_result | None:
         os.close(fd)
 
 
+def tree_digest(tree: str) -> str:
+    """The digest of the tar that the layer in the directory ``tree`` gives when it is packed."""
+    digest = hashlib.sha256(usedforsecurity=False)
+    for piece in packed(tree):
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
 def pack_layer(tree: str, blob: str) -> dict[str, Any]:
     """Pack the layer in the directory ``tree``, in overlay form, into the new file ``blob``: a gzip'd tar.
 

@@ -107,7 +107,7 @@ class Packing:
             blob = scratch / "blob"
             record = self._work("pack_layer", layer.path, str(blob))
             self._content.adopt(blob, Digest.parse(record["digest"]))
-        return {**record, "media_type": OCI_LAYER_GZIP}
+        return {**record, "media_type": OCI_LAYER_GZIP, "tree": record["diff_id"]}
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Packing:
                 )
             layer = self._store.adopt(tree)
         tar = {"digest": str(descriptor.digest), "size": descriptor.size, "media_type": descriptor.media_type}
-        self._store.keep_tar(layer, {"diff_id": found["diff_id"], **tar})
+        self._store.keep_tar(layer, {"diff_id": found["diff_id"], **tar, "metadata": metadata})
         return layer, found["implied"]
 
     def _read(self, descriptor: Descriptor) -> bytes:

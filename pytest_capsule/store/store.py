@@ -347,6 +347,13 @@ class Store:
             self._image_path(former).unlink(missing_ok=True)
         self._image_path(image_id).unlink(missing_ok=True)
 
+    def forget_former_ids(self) -> None:
+        """Forget the former ids of images that are not there any more."""
+        for path in (self.root / "images").glob("*.json"):
+            record = self._read(path) or {}
+            if record.keys() == {"id"} and not self._image_path(record["id"]).exists():
+                path.unlink(missing_ok=True)
+
     def _former_ids(self, image_id: str) -> list[str]:
         found = []
         for path in (self.root / "images").glob("*.json"):
