@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_capsule import wait
     from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.dockerfile.lint import LintResult
+    from pytest_capsule.dockerfile.rules import LintWarning
     from pytest_capsule.engine import Engine
     from pytest_capsule.errors import (
         BuildError,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pytest_capsule.build.events": ("BuildEvent",),
+    "pytest_capsule.dockerfile.lint": ("LintResult",),
+    "pytest_capsule.dockerfile.rules": ("LintWarning",),
     "pytest_capsule.engine": ("Engine",),
     "pytest_capsule.errors": (
         "BuildError",
@@ -94,6 +98,8 @@ __all__ = [
     "Image",
     "ImageNotFound",
     "InvalidReference",
+    "LintResult",
+    "LintWarning",
     "Network",
     "Process",
     "RegistryError",

@@ -20,7 +20,10 @@ from pytest_capsule import wait as waiting
 from pytest_capsule._linux import capabilities
 from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
 from pytest_capsule.build import builder
+from pytest_capsule.build.checks import check
 from pytest_capsule.build.events import BuildEvent
+from pytest_capsule.build.request import request
+from pytest_capsule.dockerfile.lint import LintResult
 from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
 from pytest_capsule.images import Images
 from pytest_capsule.network import names
@@ -128,7 +131,7 @@ class Engine:
             raise UsageError("build(secrets=): RUN --mount=type=secret is not supported yet")
         if tag is not None:
             Reference.parse(tag)
-        wanted = builder.request(context, dockerfile, target=target, build_args=build_args, no_cache=no_cache)
+        wanted = request(context, dockerfile, target=target, build_args=build_args, no_cache=no_cache)
         with self._store.claims.working():
             image = builder.build(
                 wanted,
@@ -138,6 +141,22 @@ class Engine:
                 tell=progress or _tell_nobody,
             )
             return self._store.tag(image, tag) if tag is not None else image
+
+    def lint(
+        self,
+        context: str | os.PathLike[str],
+        *,
+        dockerfile: str | os.PathLike[str] | None = None,
+        target: str | None = None,
+        build_args: Mapping[str, str] | None = None,
+    ) -> LintResult:
+        """Check a Dockerfile as BuildKit's build checks do, without building or pulling anything.
+
+        The arguments are those of ``build``. What is wrong is in the result, never raised, but for options of the
+        checks that cannot be read (``DockerfileError``).
+        """
+        self._check_open()
+        return check(request(context, dockerfile, target=target, build_args=build_args), self._images.find)
 
     def image(self, reference: str | Image) -> Image:
         """The image that a reference, an id or the beginning of one names; ``ImageNotFound`` when there is none."""

@@ -1,4 +1,4 @@
-"""A whole build: what is asked for, its stages, and the image that comes out."""
+"""A whole build: its stages, and the image that comes out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from pytest_capsule.build.checks import check_plan
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
@@ -20,55 +20,17 @@ from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
 from pytest_capsule.build.reasons import Reasons
+from pytest_capsule.build.request import Request
 from pytest_capsule.build.schedule import Schedule
 from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
 from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
 from pytest_capsule.dockerfile import instructions as ins
-from pytest_capsule.errors import CapsuleError, DockerfileError, UsageError
+from pytest_capsule.errors import CapsuleError, DockerfileError
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist."""
-
-    context: Path
-    dockerfile: Path
-    target: str | None = None
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    no_cache: bool = False
-
-
-def request(
-    context: str | os.PathLike[str],
-    dockerfile: str | os.PathLike[str] | None = None,
-    *,
-    target: str | None = None,
-    build_args: Mapping[str, str] | None = None,
-    no_cache: bool = False,
-) -> Request:
-    """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
-
-    ``context`` may be the path of a Dockerfile; its folder is the context then. ``dockerfile`` is relative to the
-    context, as for Docker's ``-f`` relative to the current folder where it is not found there.
-    """
-    folder = Path(context)
-    if folder.is_file() and dockerfile is None:
-        folder, dockerfile = folder.parent, folder.name
-    if not folder.is_dir():
-        raise UsageError(f"build: no such folder: {folder}", hint="the context is the folder that COPY takes from")
-    candidates = [folder / "Dockerfile"] if dockerfile is None else [folder / dockerfile, Path(dockerfile)]
-    for candidate in candidates:
-        if candidate.is_file():
-            arguments = {name: str(value) for name, value in (build_args or {}).items()}
-            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache)
-    raise UsageError(
-        f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
-    )
 
 
 def build(
@@ -85,6 +47,7 @@ def build(
     would refuse, ``BuildError`` for a step that failed; the first of them ends all others.
     """
     canceled = threading.Event()
+    tell = _signed(tell, wanted.shown)
 
     def cancel() -> None:
         canceled.set()
@@ -92,11 +55,12 @@ def build(
 
     schedule = Schedule(tell, cancel, limit=max(2, os.cpu_count() or 1))
     with _step(tell, f"load build definition from {wanted.dockerfile.name}"):
-        dockerfile = parse(wanted.dockerfile.read_bytes(), _shown(wanted.dockerfile))
+        dockerfile = parse(wanted.dockerfile.read_bytes(), wanted.shown)
     arguments = global_arguments(dockerfile, wanted.build_args, wanted.target)
     plan = make_plan(dockerfile, wanted.target, arguments, partial(_find_all, schedule, find_image, dockerfile))
     with _step(tell, "load .dockerignore"):
-        rules = _ignore_rules(wanted)
+        rules = wanted.ignore_rules()
+    _check(wanted, plan, rules, tell)
     memory_name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
     context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(memory_name))
     stages = Stages(dockerfile, plan)
@@ -121,6 +85,11 @@ def build(
     return image
 
 
+def _signed(tell: Callable[[BuildEvent], None], dockerfile: str) -> Callable[[BuildEvent], None]:
+    """``tell`` with the name of the Dockerfile on every event."""
+    return lambda event: tell(replace(event, dockerfile=dockerfile))
+
+
 @contextlib.contextmanager
 def _step(tell: Callable[[BuildEvent], None], what: str) -> Iterator[None]:
     """Tell of a step of the build's own, around what it does."""
@@ -135,16 +104,14 @@ def _step(tell: Callable[[BuildEvent], None], what: str) -> Iterator[None]:
     tell(label.event("done", seconds=time.monotonic() - started))
 
 
-def _shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _ignore_rules(wanted: Request) -> IgnoreRules | None:
-    """``<Dockerfile>.dockerignore`` where there is one, else the context's ``.dockerignore``."""
-    for path in (Path(f"{wanted.dockerfile}.dockerignore"), wanted.context / ".dockerignore"):
-        if path.is_file():
-            return IgnoreRules.parse(path.read_bytes(), path=str(path))
-    return None
+def _check(wanted: Request, plan: Plan, rules: IgnoreRules | None, tell: Callable[[BuildEvent], None]) -> None:
+    """Tell of what the build checks have found, and end the build where the Dockerfile wants that."""
+    result = check_plan(wanted, plan, rules)
+    for warning in result.warnings:
+        tell(BuildEvent("warning", warning.rule, line=warning.line, text=str(warning)))
+    violation = result.violation()
+    if violation is not None:
+        raise violation
 
 
 def _find_all(

@@ -7,7 +7,7 @@ may bring ONBUILD triggers, and those may need further stages. Source: ``dockerf
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_capsule.dockerfile import Dockerfile, parse_trigger
@@ -58,10 +58,10 @@ class Plan:
     target: int
 
 
-def global_arguments(dockerfile: Dockerfile, build_args: Mapping[str, str], target: str | None) -> dict[str, str]:
-    """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM."""
+def platform_arguments() -> dict[str, str]:
+    """The predefined arguments that tell of platforms: ``TARGETPLATFORM``, ``BUILDARCH`` …"""
     host = Platform.host(os.uname().machine)
-    values = {
+    return {
         f"{side}{name}": value
         for side in ("BUILD", "TARGET")
         for name, value in (
@@ -71,7 +71,11 @@ def global_arguments(dockerfile: Dockerfile, build_args: Mapping[str, str], targ
             ("VARIANT", host.variant),
         )
     }
-    values["TARGETSTAGE"] = target or "default"
+
+
+def global_arguments(dockerfile: Dockerfile, build_args: Mapping[str, str], target: str | None) -> dict[str, str]:
+    """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM."""
+    values = {**platform_arguments(), "TARGETSTAGE": target or "default"}
     for arg in dockerfile.meta_args:
         resolved = arg.resolve(Expander(values, escape=dockerfile.escape), build_args)
         values.update({name: value for name, value in resolved if value is not None})
@@ -111,7 +115,7 @@ class _Walk:
         triggers = tuple(parse_trigger(text, from_.origin) for text in self._triggers(base))
         needs = {base} if isinstance(base, int) else set()
         for instruction in (*triggers, *stage.instructions):
-            for reference in _sources(instruction):
+            for reference in ins.sources(instruction):
                 other = self._source(stage, instruction, reference)
                 if other is not None:
                     needs.add(other)
@@ -150,18 +154,10 @@ class _Walk:
 
     def _name(self, stage: ParsedStage) -> str:
         """Empty for the only one; to BuildKit, an image that files are taken from is a stage as well."""
-        sources = (reference for one in stage.instructions for reference in _sources(one))
+        sources = (reference for one in stage.instructions for reference in ins.sources(one))
         if len(self.dockerfile.stages) == 1 and not any(sources):
             return ""
         return stage.name or f"stage-{stage.index}"
-
-
-def _sources(instruction: ins.Instruction) -> Iterator[str]:
-    """The stages or images that an instruction takes files from."""
-    if isinstance(instruction, ins.Copy) and instruction.from_:
-        yield instruction.from_
-    elif isinstance(instruction, ins.Run):
-        yield from filter(None, instruction.mount_sources)
 
 
 def not_found(

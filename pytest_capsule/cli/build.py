@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import UsageError
 from pytest_capsule.oci.reference import Reference
-from pytest_capsule.progress import PlainProgress
+from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
+    from pytest_capsule.engine import Engine
+
+
+_PROGRESS = ("auto", "plain", "tty", "quiet", "rawjson")
 
 
 def add_commands(commands: Commands) -> None:
@@ -37,34 +42,82 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument(
         "--progress",
-        choices=("auto", "plain", "quiet"),
-        default="auto",
-        help="how the build is shown, on stderr (auto is plain); quiet prints the image's id only",
+        choices=_PROGRESS,
+        default=os.environ.get("BUILDKIT_PROGRESS") or "auto",
+        help="how the build is shown, on stderr: redrawn in place (tty), line by line (plain), an event a line "
+        "(rawjson), or only the image's id (quiet). auto: tty on a terminal, else plain",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="the same as --progress=quiet")
+    parser.add_argument(
+        "--check", action="store_true", help="run BuildKit's build checks instead of building; 1 if they find something"
+    )
 
 
 def build(call: Invocation) -> int:
     """Build, show how it goes on stderr, name the image."""
     options = call.options
-    quiet = options.quiet or options.progress == "quiet"
     names = [str(Reference.parse(name)) for name in options.tag]
     with call.engine() as engine:
-        image = engine.build(
-            options.path,
-            dockerfile=os.path.abspath(options.file) if options.file else None,
-            tag=names[0] if names else None,
-            target=options.target,
-            build_args=dict(assignments(options.build_arg)),
-            secrets=dict(_secret(text) for text in options.secret),
-            no_cache=options.no_cache,
-            progress=None if quiet else PlainProgress(_show, name=", ".join(names)),
-        )
+        if options.check:
+            return _check(engine, options)
+        with _progress("quiet" if options.quiet else options.progress, ", ".join(names)) as progress:
+            image = engine.build(
+                options.path,
+                dockerfile=_dockerfile(options),
+                tag=names[0] if names else None,
+                target=options.target,
+                build_args=dict(assignments(options.build_arg)),
+                secrets=dict(_secret(text) for text in options.secret),
+                no_cache=options.no_cache,
+                progress=progress,
+            )
         for name in names[1:]:
             engine.tag(image, name)
-    if quiet:
+    if options.quiet or options.progress == "quiet":
         print(image.id)
     return 0
+
+
+def _dockerfile(options: argparse.Namespace) -> str | None:
+    return os.path.abspath(options.file) if options.file else None
+
+
+def _progress(kind: str, names: str) -> Progress:
+    on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if kind not in _PROGRESS:
+        raise UsageError(f"BUILDKIT_PROGRESS={kind}: it is one of {', '.join(_PROGRESS)}")
+    if kind == "tty" and not sys.stderr.isatty():
+        raise UsageError("--progress=tty: stderr is no terminal", hint="use --progress=plain")
+    if kind == "quiet":
+        return Progress()
+    if kind == "rawjson":
+        return JsonProgress(_show)
+    if kind == "tty" or (kind == "auto" and on_terminal):
+        return LiveProgress(_show, _size_of_terminal, name=names, colour="NO_COLOR" not in os.environ)
+    return PlainProgress(_show, name=names)
+
+
+def _size_of_terminal() -> tuple[int, int]:
+    columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    return columns or 80, rows or 24
+
+
+def _check(engine: Engine, options: argparse.Namespace) -> int:
+    """What ``docker build --check`` prints: each finding with its place; 1 where there is any."""
+    result = engine.lint(
+        options.path,
+        dockerfile=_dockerfile(options),
+        target=options.target,
+        build_args=dict(assignments(options.build_arg)),
+    )
+    if result.error is not None:
+        print(f"ERROR: {result.error}\n")
+    for warning in result.warnings:
+        print(f"WARNING: {warning.rule} - {warning.url}\n{warning.message}\n{result.excerpt(warning.line)}\n")
+    count = len(result.warnings)
+    found = f"{count} warning{'s have' if count > 1 else ' has'} been found!" if count else "no warnings found."
+    print(f"Check complete, {found}")
+    return 1 if count or result.error is not None else 0
 
 
 def assignments(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -431,5 +431,12 @@ class Shell(Instruction):
     words: tuple[str, ...]
 
 
+def sources(instruction: Instruction) -> tuple[str, ...]:
+    """The stages or images that an instruction takes files from: ``COPY --from``, ``RUN --mount=from=``."""
+    if isinstance(instruction, Run):
+        return tuple(filter(None, instruction.mount_sources))
+    return (instruction.from_,) if isinstance(instruction, Copy) and instruction.from_ else ()
+
+
 def _expand_files(files: tuple[InlineFile, ...], expander: Expander) -> tuple[InlineFile, ...]:
     return tuple(replace(one, content=expander.heredoc(one.content)) if one.expand else one for one in files)

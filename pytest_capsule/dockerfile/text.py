@@ -54,6 +54,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean {names[0]}?" if names else None
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that is at most two edits from ``word``, or ``None``: BuildKit's ``suggest.Search``."""
+    best, distance = None, 3
+    for name in known:
+        if name == word:
+            return None
+        if abs(len(name) - len(word)) < distance and (edits := _distance(word, name)) < distance:
+            best, distance = name, edits
+    return best
+
+
+def _distance(one: str, other: str) -> int:
+    """How many characters must be put in, taken out or replaced (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for number, char in enumerate(one, 1):
+        before, row[0] = row[0], number
+        for at, wanted in enumerate(other, 1):
+            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (char != wanted))
+    return row[-1]
+
+
 def _escape(char: str) -> str:
     if char in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[char]

@@ -1,5 +1,6 @@
 """``capsule build``."""
 
+import json
 import re
 import signal
 
@@ -98,6 +99,58 @@ def test_a_failing_step_says_where_and_how_to_look(capsule, context):
     assert "  | oops" in done.stderr
     shell = re.search(r"capsule run -it --rm (\w+) /bin/sh", done.stderr)
     assert capsule("run", "--rm", shell[1], "cat", "/kept").stdout == "kept\n"
+
+
+def test_warnings_of_the_build_checks(capsule, context):
+    (context / "Dockerfile").write_text("FROM capsule/host\nCOPY $FILEE file /\nCMD run\n")
+    done = capsule("build", str(context))
+    assert done.stderr.endswith(
+        "\n 2 warnings found:\n"
+        " - UndefinedVar: Usage of undefined variable '$FILEE' (line 2)\n"
+        " - JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to "
+        "OS signals (line 3)\n"
+    )
+    words = ["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=UndefinedVar;error=true"]
+    done = capsule("build", *words, str(context))
+    assert done.returncode == 1
+    assert "Dockerfile:3: lint violation found for rules: JSONArgsRecommended" in done.stderr
+
+
+def test_check_builds_nothing(capsule, context):
+    done = capsule("build", "--check", str(context))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Check complete, no warnings found.\n", "")
+    (context / "Dockerfile").write_text("FROM no-such-image AS Base\n\nRUN exit 1\nBAD\n")
+    done = capsule("build", "--check", ".", cwd=context)
+    assert done.returncode == 1
+    assert done.stdout == (
+        "ERROR: Dockerfile:4: unknown instruction: BAD\n  4 | BAD\n  hint: did you mean ADD?\n\n"
+        "WARNING: StageNameCasing - https://docs.docker.com/go/dockerfile/rule/stage-name-casing/\n"
+        "Stage name 'Base' should be lowercase\n"
+        "Dockerfile:1\n"
+        "--------------------\n"
+        "   1 | >>> FROM no-such-image AS Base\n"
+        "   2 |\n"
+        "   3 |     RUN exit 1\n"
+        "--------------------\n\n"
+        "Check complete, 1 warning has been found!\n"
+    )
+
+
+def test_progress_as_json(capsule, context):
+    lines = capsule("build", "--progress=rawjson", str(context)).stderr.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[0]["name"] == "[internal] load build definition from Dockerfile"
+    assert events[-1]["kind"] == "image"
+    assert {event["dockerfile"] for event in events} == {str(context / "Dockerfile")}
+
+
+def test_progress_on_a_terminal_needs_one(capsule, context, cli_environment):
+    done = capsule("build", "--progress=tty", str(context))
+    assert (done.returncode, "stderr is no terminal" in done.stderr) == (1, True)
+    cli_environment["BUILDKIT_PROGRESS"] = "quiet"
+    assert capsule("build", str(context)).stderr == ""
+    cli_environment["BUILDKIT_PROGRESS"] = "fancy"
+    assert "BUILDKIT_PROGRESS=fancy" in capsule("build", str(context)).stderr
 
 
 @pytest.mark.parametrize(

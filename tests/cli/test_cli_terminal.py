@@ -199,3 +199,15 @@ def test_everything_that_was_written_is_shown(capsule):
     done = capsule("run", "-t", HOST, "seq", "30000", text=False)
     assert done.returncode == 0
     assert done.stdout == b"".join(b"%d\r\n" % number for number in range(1, 30001))
+
+
+def test_a_build_is_drawn_in_place(terminal, tmp_path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {HOST}\nRUN echo inside; read x </dev/tty || true; echo done\n")
+    terminal.environment["TERM"] = "xterm"
+    terminal.start("build", "-t", "drawn", str(tmp_path))
+    terminal.expect(r"\x1b\[\?25l")
+    terminal.expect(r" => => # inside")
+    terminal.expect(r"\[\+\] Building \d+\.\ds \(6/6\) FINISHED")
+    terminal.expect(r" => exporting to image docker\.io/library/drawn:latest +0\.0s")
+    terminal.expect(r"\x1b\[\?25h")
+    assert terminal.exit_code() == 0

@@ -1,0 +1,63 @@
+"""What is asked for: a context, a Dockerfile, and how to build it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_capsule.dockerfile import IgnoreRules
+from pytest_capsule.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist."""
+
+    context: Path
+    dockerfile: Path
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The Dockerfile's path as errors name it."""
+        is_near = self.dockerfile.is_relative_to(Path.cwd())
+        return os.path.relpath(self.dockerfile) if is_near else str(self.dockerfile)
+
+    def ignore_rules(self) -> IgnoreRules | None:
+        """``<Dockerfile>.dockerignore`` where there is one, else the context's ``.dockerignore``."""
+        for path in (Path(f"{self.dockerfile}.dockerignore"), self.context / ".dockerignore"):
+            if path.is_file():
+                return IgnoreRules.parse(path.read_bytes(), path=str(path))
+        return None
+
+
+def request(
+    context: str | os.PathLike[str],
+    dockerfile: str | os.PathLike[str] | None = None,
+    *,
+    target: str | None = None,
+    build_args: Mapping[str, str] | None = None,
+    no_cache: bool = False,
+) -> Request:
+    """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
+
+    ``context`` may be the path of a Dockerfile; its folder is the context then. ``dockerfile`` is relative to the
+    context, as for Docker's ``-f`` relative to the current folder where it is not found there.
+    """
+    folder = Path(context)
+    if folder.is_file() and dockerfile is None:
+        folder, dockerfile = folder.parent, folder.name
+    if not folder.is_dir():
+        raise UsageError(f"build: no such folder: {folder}", hint="the context is the folder that COPY takes from")
+    candidates = [folder / "Dockerfile"] if dockerfile is None else [folder / dockerfile, Path(dockerfile)]
+    for candidate in candidates:
+        if candidate.is_file():
+            arguments = {name: str(value) for name, value in (build_args or {}).items()}
+            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache)
+    raise UsageError(
+        f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
+    )
