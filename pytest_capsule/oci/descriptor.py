@@ -121,9 +121,9 @@ class Descriptor:
         return {**required, **present(pairs, self.extra)}
 
     @property
-    def name(self) -> str:
-        """What it is called in an image layout's index; "" for nothing."""
-        return self.annotations.get(FULL_NAME) or self.annotations.get(REF_NAME, "")
+    def names(self) -> tuple[str, ...]:
+        """What it is called in the index of an image layout: in full, and in short, which may be a tag alone."""
+        return tuple(name for key in (FULL_NAME, REF_NAME) if (name := self.annotations.get(key)))
 
     @property
     def is_foreign(self) -> bool:

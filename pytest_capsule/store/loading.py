@@ -187,11 +187,11 @@ class _Loading:
     def _of_layout(self, index: Index, docker_names: dict[Digest, tuple[str, ...]]) -> Iterator[Found]:
         """An entry is an image; several of one name are one image for several platforms."""
         images: dict[Digest, tuple[Descriptor, list[str]]] = {}
-        for name, entries in _by_name(index.manifests):
-            chosen = self._chosen(entries, name)
-            manifest = self._whole(chosen, name)
+        for called, entries in _by_name(index.manifests):
+            chosen = self._chosen(entries, called[0] if called else "")
+            manifest = self._whole(chosen)
             _, names = images.setdefault(chosen.digest, (chosen, []))
-            names += [name] if name else []
+            names += called
             names += [other for other in docker_names.get(manifest.config.digest, ()) if other not in names]
         for descriptor, names in images.values():
             yield Found(descriptor, tuple(dict.fromkeys(names)))
@@ -209,7 +209,7 @@ class _Loading:
             entries = [inner.choose(host, reference=name)]
         raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
 
-    def _whole(self, descriptor: Descriptor, name: str) -> Manifest:
+    def _whole(self, descriptor: Descriptor) -> Manifest:
         """A manifest of which everything is in ``Content`` now."""
         manifest = Manifest.from_json(self._content.read(descriptor.digest), descriptor.media_type)
         check_layers(manifest)
@@ -277,10 +277,10 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _by_name(entries: Iterable[Descriptor]) -> list[tuple[str, list[Descriptor]]]:
+def _by_name(entries: Iterable[Descriptor]) -> list[tuple[tuple[str, ...], list[Descriptor]]]:
     """The entries of each name. One without a name is an image of its own, unless it is one platform of several."""
-    groups: dict[tuple[str, Digest | None], list[Descriptor]] = {}
+    groups: dict[tuple[tuple[str, ...], Digest | None], list[Descriptor]] = {}
     for entry in entries:
-        alone = entry.digest if not entry.name and entry.platform is None else None
-        groups.setdefault((entry.name, alone), []).append(entry)
-    return [(name, group) for (name, _), group in groups.items()]
+        alone = entry.digest if not entry.names and entry.platform is None else None
+        groups.setdefault((entry.names, alone), []).append(entry)
+    return [(names, group) for (names, _), group in groups.items()]

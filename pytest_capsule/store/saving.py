@@ -61,8 +61,8 @@ def save_folder(images: Saved, folder: Path, content: Content) -> None:
                 shutil.copyfileobj(source, target, _CHUNK)
             os.replace(new, place)
     (folder / "oci-layout").write_bytes(_LAYOUT)
-    names = {entry.name for entry in entries if entry.name}
-    old = (entry for entry in kept if entry not in entries and entry.name not in names)
+    names = {entry.names for entry in entries if entry.names}
+    old = (entry for entry in kept if entry not in entries and entry.names not in names)
     new = folder / ".index.json.new"
     new.write_bytes(Index((*old, *entries)).to_json())
     os.replace(new, folder / "index.json")
