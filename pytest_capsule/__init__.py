@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_capsule import wait
     from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.distribution import TransferEvent
     from pytest_capsule.dockerfile.lint import LintResult
     from pytest_capsule.dockerfile.rules import LintWarning
     from pytest_capsule.engine import Engine
@@ -50,6 +51,7 @@ _HOMES = {
     "pytest_capsule.build.events": ("BuildEvent",),
     "pytest_capsule.dockerfile.lint": ("LintResult",),
     "pytest_capsule.dockerfile.rules": ("LintWarning",),
+    "pytest_capsule.distribution": ("TransferEvent",),
     "pytest_capsule.engine": ("Engine",),
     "pytest_capsule.errors": (
         "BuildError",
@@ -104,6 +106,7 @@ __all__ = [
     "Process",
     "RegistryError",
     "StoreError",
+    "TransferEvent",
     "UnsupportedHost",
     "UsageError",
     "Volume",

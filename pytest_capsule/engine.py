@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from pytest_capsule.network.ports import parse_ports
 from pytest_capsule.networks import Network, Ports, host_resolv_conf
 from pytest_capsule.oci.config import History, RunConfig
 from pytest_capsule.oci.reference import Reference
+from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
 from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
@@ -53,8 +55,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pytest_capsule.check import HostReport
+    from pytest_capsule.distribution import Distribution, TransferEvent
 
 Progress = Callable[[BuildEvent], None]
+Transfer = Callable[["TransferEvent"], object]
 
 
 def default_cache_dir() -> Path:
@@ -68,11 +72,24 @@ class Engine:
     ``cache_dir`` holds its images and layers (default: ``default_cache_dir``); any number of engines, in any number of
     processes, may share it. Safe to use from any thread. ``cache_limit`` is a size (bytes, or a text such as ``20g``):
     when it is closed it cuts what no image with a name has, the build cache and images without one, down to that.
+
+    ``pull`` says when a registry is asked for an image: "missing" (the default), "always" or "never".
+    ``registry_mirrors`` are places to ask before a registry, by its name (``{"docker.io": ["mirror.local:5000"]}``);
+    ``insecure_registries`` those that are spoken to without TLS, or with a certificate that nobody vouches for. What is
+    not given is taken from ``CAPSULE_PULL``, ``CAPSULE_REGISTRY_MIRRORS`` and ``CAPSULE_INSECURE_REGISTRIES``.
     """
 
     def __init__(
-        self, cache_dir: str | os.PathLike[str] | None = None, *, cache_limit: int | str | None = None
+        self,
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        cache_limit: int | str | None = None,
+        pull: str | None = None,
+        registry_mirrors: Mapping[str, Sequence[str]] | None = None,
+        insecure_registries: Sequence[str] | None = None,
     ) -> None:
+        self.when_to_pull = _pull_policy(pull or os.environ.get("CAPSULE_PULL") or "missing")
+        self._registry_settings = RegistrySettings.read(registry_mirrors, insecure_registries, os.environ)
         self.ids = host_ids()
         self._cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         self._store = Store(self._cache_dir.absolute() / self.ids.label, call=self._call_in_store)
@@ -86,6 +103,7 @@ class Engine:
         self._cgroups = Cgroups()
         self._archives = Archives(self._store, self._packing, self._crew.call)
         self._images = Images(self._store, self._archives, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
+        self._distribution: Distribution | None = None
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
         self._networks: list[Network] = []
@@ -119,12 +137,14 @@ class Engine:
         build_args: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         no_cache: bool = False,
+        pull: bool = False,
         progress: Progress | None = None,
     ) -> Image:
         """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
 
-        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it; ``progress`` is called with
-        each ``BuildEvent``. ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
+        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it; ``pull`` asks the registry
+        anew for what FROM names; ``progress`` is called with each ``BuildEvent``. ``DockerfileError`` for a Dockerfile
+        that is wrong, ``BuildError`` for a step that failed.
         """
         self._check_open()
         if secrets:
@@ -137,7 +157,7 @@ class Engine:
                 wanted,
                 store=self._store,
                 workshop=self._new_workshop(),
-                find_image=self.image,
+                find_image=partial(self.image, pull="always" if pull else None),
                 tell=progress or _tell_nobody,
             )
             return self._store.tag(image, tag) if tag is not None else image
@@ -158,13 +178,52 @@ class Engine:
         self._check_open()
         return check(request(context, dockerfile, target=target, build_args=build_args), self._images.find)
 
-    def image(self, reference: str | Image) -> Image:
-        """The image that a reference, an id or the beginning of one names; ``ImageNotFound`` when there is none."""
+    def image(self, reference: str | Image, *, pull: str | None = None, progress: Transfer | None = None) -> Image:
+        """The image that a reference, an id or the beginning of one names, pulled if it is not here.
+
+        ``pull`` is "missing", "always" or "never" (default: the engine's); ``progress`` is that of ``pull()``.
+        ``ImageNotFound`` when there is none.
+        """
         self._check_open()
         if isinstance(reference, Image):
             return reference
+        when = self.when_to_pull if pull is None else _pull_policy(pull)
+        return self._images.obtain(reference, when, partial(self._pull, progress=progress))
+
+    def _local(self, image: str | Image) -> Image:
+        return self.image(image, pull="never")
+
+    def pull(self, reference: str, *, progress: Transfer | None = None) -> Image:
+        """Fetch an image from its registry; what is here already is not fetched again.
+
+        ``progress`` is called with each ``TransferEvent``, from several threads, one at a time. ``ImageNotFound`` where
+        the registry has no such image for this machine, ``RegistryError`` where it does not give it.
+        """
+        self._check_open()
+        return self._pull(Reference.parse(reference), progress=progress)
+
+    def _pull(self, reference: Reference, *, progress: Transfer | None) -> Image:
         with self._store.claims.working():
-            return self._images.find(reference)
+            return self._registries().pull(reference, progress or _tell_nobody)
+
+    def push(self, image: str | Image, reference: str | None = None, *, progress: Transfer | None = None) -> str:
+        """Bring an image to a registry under ``reference`` (default: its own name); returns its digest there.
+
+        What was pulled goes out with the digests that it came in with. ``RegistryError`` where the registry does not
+        take it.
+        """
+        found = self._local(image)
+        target = Reference.parse(reference or (image if isinstance(image, str) else found.name))
+        with self._store.claims.working():
+            return str(self._registries().push(found, target, progress or _tell_nobody))
+
+    def _registries(self) -> Distribution:
+        from pytest_capsule.distribution import Distribution  # here: it costs HTTP and TLS, and most runs need neither
+
+        with self._lock:
+            if self._distribution is None:
+                self._distribution = Distribution.of(self._store, self._packing, self._registry_settings)
+            return self._distribution
 
     def images(self) -> list[Image]:
         """All images of the store, the newest first."""
@@ -173,15 +232,15 @@ class Engine:
 
     def history(self, image: str | Image) -> list[History]:
         """How an image came about, the last step first, as ``docker history`` lists it."""
-        return list(reversed(self.image(image).config.history))
+        return list(reversed(self._local(image).config.history))
 
     def tag(self, image: str | Image, reference: str) -> Image:
         """Give an image one more name."""
-        return self._store.tag(self.image(image), reference)
+        return self._store.tag(self._local(image), reference)
 
     def remove(self, image: str | Image) -> None:
         """Take a name away, or, given an id or an ``Image``, the image with all its names."""
-        found = self.image(image)
+        found = self._local(image)
         if not (isinstance(image, str) and self._store.untag(image)):
             self._store.remove(found)
 
@@ -233,7 +292,7 @@ class Engine:
 
     def _named(self, given: str | Image) -> tuple[Image, tuple[str, ...]]:
         """An image, and the names under which it is saved."""
-        image = self.image(given)
+        image = self._local(given)
         if isinstance(given, Image):
             return image, self._store.get(image.id).tags or image.tags
         name = _familiar(given)
@@ -543,6 +602,8 @@ class Engine:
         if self._cache_limit is not None:
             self._prune(build_cache=True, keep=self._cache_limit)
         self._volumes.close()
+        if self._distribution is not None:
+            self._distribution.close()
         self._ports.close()
         self._pump.close()
         self._store.close()
@@ -574,8 +635,14 @@ def _familiar(name: str) -> str:
         return name
 
 
-def _tell_nobody(event: BuildEvent) -> None:
+def _tell_nobody(event: object) -> None:
     """The progress of who wants none."""
+
+
+def _pull_policy(text: str) -> str:
+    if text not in ("missing", "always", "never"):
+        raise UsageError(f"pull={text!r}: it is missing, always or never")
+    return text
 
 
 def _command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from pytest_capsule.archive import unpack
 from pytest_capsule.archives import DOCKER, OCI, Archives, refuse_foreign
-from pytest_capsule.errors import ImageNotFound, UsageError
-from pytest_capsule.oci.reference import Reference
+from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
+from pytest_capsule.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
 from pytest_capsule.store import host
 from pytest_capsule.store.builtin import HELLO_WORLD, hello_world_image, scratch_config
 from pytest_capsule.store.image import Image
 from pytest_capsule.store.store import Store
 
 _ROOTFS = "rootfs:"
+_SCRATCH = "scratch"
+_HUB_NAMES = (f"{DEFAULT_DOMAIN}/", f"index.{DEFAULT_DOMAIN}/")
 
 
 class Images:
@@ -49,12 +51,12 @@ class Images:
         found = self._store.find(reference)
         if found is not None:
             return found
-        parsed = Reference.parse(reference)
-        if parsed.familiar_name == HELLO_WORLD and parsed.tag in ("latest", None):
+        built_in = _built_in(reference)
+        if built_in == HELLO_WORLD:
             return self._hello_world_image()
-        if parsed.familiar_name == host.NAME:
+        if built_in == host.NAME:
             return self._host_image()
-        if parsed.familiar_name == "scratch":
+        if built_in == _SCRATCH:
             raise ImageNotFound(
                 "scratch is no image: it is where FROM scratch begins", reference=reference, hint="build FROM it"
             )
@@ -64,6 +66,32 @@ class Images:
             reference=reference,
             hint=f"build it with a tag, or use one of: {', '.join(names)}",
         )
+
+    def obtain(self, reference: str, when: str, pull: Callable[[Reference], Image]) -> Image:
+        """The image behind a text, pulled ``when`` that is wanted: "missing", "always" or "never"."""
+        if when == "always" and (wanted := self.in_registry(reference)) is not None:
+            return pull(wanted)
+        try:
+            return self.find(reference)
+        except ImageNotFound as missing:
+            if when == "never" or (wanted := self.in_registry(reference)) is None:
+                raise
+            try:
+                return pull(wanted)
+            except CapsuleError as error:
+                raise ImageNotFound(
+                    f"{missing.message}; {error.message}",
+                    reference=reference,
+                    hint=f"{error.hint}; or {missing.hint}" if error.hint else missing.hint,
+                ) from error
+
+    def in_registry(self, reference: str) -> Reference | None:
+        """What a registry may have under that text; ``None`` where it means something that can only be here."""
+        if reference.startswith((OCI, DOCKER, _ROOTFS, "sha256:")) or _built_in(reference):
+            return None
+        found = self._store.find(reference)
+        is_id = found is not None and found.id.startswith(f"sha256:{reference}")
+        return None if is_id else Reference.parse(reference)
 
     def all(self) -> list[Image]:
         """Every image of the store, the newest first; those that are built in have their names, once they were used."""
@@ -115,3 +143,13 @@ class Images:
                     record = {"layer": self._store.adopt(scratch / "fs").id}
                 self._store.keep_step(key, record)
         return self._store.put(scratch_config(), (self._store.layer(record["layer"]),))
+
+
+def _built_in(text: str) -> str:
+    """The name of the image that needs no registry; "" for every other, or where a registry is named with it."""
+    reference = Reference.parse(text)
+    if reference.digest is not None or text.startswith(_HUB_NAMES):
+        return ""
+    name = reference.familiar_name
+    has_tags = name == host.NAME or reference.tag == DEFAULT_TAG
+    return name if name in (HELLO_WORLD, host.NAME, _SCRATCH) and has_tags else ""

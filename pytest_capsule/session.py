@@ -34,7 +34,13 @@ class CapsuleSession:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         settings = config.stash[SETTINGS]
-        self.engine = Engine(settings.cache_dir, cache_limit=settings.cache_limit)
+        self.engine = Engine(
+            settings.cache_dir,
+            cache_limit=settings.cache_limit,
+            pull=settings.pull,
+            registry_mirrors=settings.registry_mirrors,
+            insecure_registries=settings.insecure_registries,
+        )
         self._no_cache = settings.no_cache
         self._run: str | None = getattr(config, "workerinput", {}).get("testrunuid")  # of several workers
         self._lock = threading.Lock()
@@ -68,7 +74,7 @@ class CapsuleSession:
             return spec.image
         if spec.build is None:
             chosen = self.config.hook.pytest_capsule_resolve_image(reference=spec.image)
-            return self.engine.image(spec.image if chosen is None else chosen)
+            return self._named(spec.image if chosen is None else chosen)
         key, build = image_key(spec, folders), build_of(spec)
         no_cache = (self._no_cache or build.no_cache) and key not in self._renewed
         wanted = spec.with_changes(build=replace(build, no_cache=no_cache))
@@ -94,6 +100,13 @@ class CapsuleSession:
     def tell(self, event: BuildEvent) -> None:
         """Tell the hooks what happened in a build."""
         self.config.hook.pytest_capsule_build_event(event=event)
+
+    def _named(self, reference: str | Image) -> Image:
+        """The image of a name; with ``--capsule-pull=always`` its registry is asked once a session."""
+        known = reference in self._renewed and self.engine.when_to_pull == "always"
+        image = self.engine.image(reference, pull="missing" if known else None)
+        self._renewed.add(reference)
+        return image
 
     def start(self, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes) -> Container:
         """Start a container: the one that was prepared, if this is what it was prepared for."""

@@ -29,6 +29,10 @@ def _has_range(path: Path, owners: set[str]) -> bool:
     return path.exists() and any(line.split(":")[0] in owners for line in path.read_text().splitlines())
 
 
+def pytest_configure() -> None:
+    os.environ.setdefault("CAPSULE_PULL", "never")  # no test asks a registry that it has not started itself
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = current_identity()
     for item in items:

@@ -28,6 +28,7 @@ FLOORS = {
     "volumes": {"errors", "runtime", "spec"},
     "archives": {"errors", "archive", "build", "oci", "store"},
     "images": {"errors", "archive", "archives", "oci", "store"},
+    "distribution": {"errors", "oci", "registry", "store"},
     "workshop": {"errors", "_linux", "build", "network", "networks", "runtime", "store"},
     "progress": {"errors", "build"},
 }

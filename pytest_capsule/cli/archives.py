@@ -86,7 +86,7 @@ def save(call: Invocation) -> int:
             )
         target = sys.stdout.buffer
     with call.engine() as engine:
-        images = [engine.image(name) for name in options.images]
+        images = [engine.image(name, pull="never") for name in options.images]
         engine.save(options.images, target, format=options.format)
     for name, image in zip(options.images, images, strict=True):
         if image.host_directories:

@@ -33,6 +33,7 @@ def add_commands(commands: Commands) -> None:
         "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG; repeatable"
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step, whatever the cache has")
+    parser.add_argument("--pull", action="store_true", help="ask the registry anew for what FROM names")
     parser.add_argument(
         "--secret",
         action="append",
@@ -69,6 +70,7 @@ def build(call: Invocation) -> int:
                 build_args=dict(assignments(options.build_arg)),
                 secrets=dict(_secret(text) for text in options.secret),
                 no_cache=options.no_cache,
+                pull=options.pull,
                 progress=progress,
             )
         for name in names[1:]:

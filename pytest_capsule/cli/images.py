@@ -130,7 +130,7 @@ def history(call: Invocation) -> int:
     """The steps of an image, the last first."""
     options = call.options
     with call.engine() as engine:
-        image = engine.image(options.image)
+        image = engine.image(options.image, pull="never")
     now = datetime.datetime.now(datetime.timezone.utc)
     rows = []
     for number, (entry, bytes_added) in enumerate(_sized(image)):
@@ -208,7 +208,7 @@ def _stored(engine: Engine, reference: str) -> Image:
             return image
     if reference.startswith("rootfs:"):
         raise ImageNotFound(f"{reference} is no image of the store", reference=reference)
-    return engine.image(reference)
+    return engine.image(reference, pull="never")
 
 
 def _names(image: Image) -> list[str]:
@@ -251,7 +251,7 @@ def inspect(call: Invocation) -> int:
     with call.engine() as engine:
         for reference in call.options.images:
             try:
-                found.append(_described(engine.image(reference)))
+                found.append(_described(engine.image(reference, pull="never")))
             except CapsuleError as error:
                 print(f"capsule: {error}", file=sys.stderr)
                 failed = 1

@@ -120,7 +120,7 @@ class _Version(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of ``capsule`` with all of its commands."""
-    from pytest_capsule.cli import archives, build, host, images, run
+    from pytest_capsule.cli import archives, build, host, images, registry, run
 
     parser = _Parser(
         prog="capsule",
@@ -139,6 +139,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(function=None)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     commands = Commands(subparsers)
-    for module in (build, run, images, archives, host):
+    for module in (build, run, images, registry, archives, host):
         module.add_commands(commands)
     return parser

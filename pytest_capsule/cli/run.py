@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_capsule.cli.attach import attach
 from pytest_capsule.cli.build import assignments
+from pytest_capsule.cli.registry import TransferProgress
 from pytest_capsule.errors import CommandNotFound, UsageError
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.spec import ContainerSpec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
+    from pytest_capsule.runtime.container import Container
 
 _ERROR = 125  # docker run: the container did not start, through no fault of its command
 
@@ -73,6 +75,11 @@ def add_commands(commands: Commands) -> None:
     add("--privileged", action="store_true", help="all capabilities, nothing hidden")
     add("--tmpfs", action="append", default=[], metavar="PATH[:OPTIONS]", help="mount a filesystem in memory")
     add("--add-host", action="append", default=[], metavar="NAME:ADDRESS", help="a line for /etc/hosts")
+    add(
+        "--pull",
+        choices=("missing", "always", "never"),
+        help="when to ask a registry for the image (default: $CAPSULE_PULL, else missing)",
+    )
     add("--commit", metavar="REF", help="when the command has ended, keep what it wrote as the image REF")
 
 
@@ -80,7 +87,14 @@ def run(call: Invocation) -> int:
     """Create, attach, wait; the exit code is the command's."""
     options = call.options
     _check(options)
-    with call.engine() as engine, engine.create(_spec(options)) as container:
+    spec = _spec(options)
+    with call.engine() as engine:
+        image = engine.image(options.image, pull=options.pull, progress=TransferProgress(sys.stderr))
+        return _run(engine.create(spec.with_changes(image=image)), options)
+
+
+def _run(created: Container, options: argparse.Namespace) -> int:
+    with created as container:
         if not container.command:
             raise UsageError("there is nothing to run")
         try:

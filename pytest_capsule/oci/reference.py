@@ -80,6 +80,11 @@ class Reference:
         """The reference as Docker shows it: "postgres:16". It parses back to an equal value."""
         return self.familiar_name + self._suffix()
 
+    @property
+    def exact(self) -> Reference:
+        """What tells most: the digest without the tag beside it, which may name something else tomorrow."""
+        return replace(self, tag=None) if self.digest else self
+
     def with_tag(self, tag: str) -> Reference:
         """The same repository under ``tag`` and no digest. Raises ``InvalidReference`` for a bad tag."""
         _check_tag(tag, f"{self.name}:{tag}")

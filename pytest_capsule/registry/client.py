@@ -146,7 +146,7 @@ class Repository:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def push_blob(self, source: Source, *, mount_from: Sequence[str] = ()) -> str:
-        """See to it that the registry has a blob: "exists", "mounted" (out of another repository), or "pushed".
+        """See to it that the registry has a blob: "exists", "mounted from REPOSITORY", or "pushed".
 
         ``mount_from`` are other repositories of the same registry that may have it already.
         """

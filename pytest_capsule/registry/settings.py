@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pytest_capsule.errors import UsageError
 from pytest_capsule.oci.reference import DEFAULT_DOMAIN
 
+_MIRRORS, _INSECURE = "CAPSULE_REGISTRY_MIRRORS", "CAPSULE_INSECURE_REGISTRIES"
 # Where Docker Hub answers, and what Docker's config files call it.
 _HUB = "registry-1.docker.io"
 HUB_ACCOUNT = "https://index.docker.io/v1/"
@@ -56,6 +58,21 @@ class RegistrySettings:
         plain = {text.removeprefix("http://") for found in kept.values() for text in found if text.startswith("http:")}
         return cls(kept, frozenset(_insecure(text) for text in insecure) | plain)
 
+    @classmethod
+    def read(
+        cls,
+        mirrors: Mapping[str, Sequence[str]] | None,
+        insecure: Iterable[str] | None,
+        environment: Mapping[str, str],
+    ) -> RegistrySettings:
+        """Those that are given, else those of the environment; ``UsageError`` says which are wrong."""
+        with _named("registry_mirrors" if mirrors is not None else _MIRRORS):
+            mirrors = read_mirrors(environment.get(_MIRRORS, "")) if mirrors is None else mirrors
+            settings = cls.of(mirrors, ())
+        with _named("insecure_registries" if insecure is not None else _INSECURE):
+            insecure = read_insecure(environment.get(_INSECURE, "")) if insecure is None else insecure
+            return cls.of(settings.mirrors, insecure)
+
     def mirror_places(self, domain: str) -> list[tuple[Endpoint, ...]]:
         """Where to read from before the registry itself."""
         return [self._place(*text.rpartition("://")[::2]) for text in self.mirrors.get(domain, ())]
@@ -81,6 +98,14 @@ class RegistrySettings:
             return False
         networks = (ipaddress.ip_network(text) for text in self.insecure if "/" in text)
         return address.is_loopback or any(address in network for network in networks)
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
 def read_mirrors(text: str) -> dict[str, tuple[str, ...]]:

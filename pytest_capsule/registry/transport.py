@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import IO
+from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from pytest_capsule.registry.proxies import Proxy, proxy_for
@@ -42,12 +42,22 @@ class ConnectionFailed(Exception):
         self.lasting = lasting
 
 
+class Readable(Protocol):
+    """What a body is read from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+
+    def close(self) -> None:
+        """Be done with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """What a request carries: ``size`` bytes of what ``open`` gives, which is called once for each attempt."""
 
     size: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Readable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +153,10 @@ class Transport:
             if proxy.authorization:
                 headers["Proxy-Authorization"] = proxy.authorization
         with contextlib.ExitStack() as stack:
-            body: bytes | IO[bytes] | None
+            body: bytes | Readable | None
             if isinstance(request.body, Body):
                 headers["Content-Length"] = str(request.body.size)
-                body = stack.enter_context(request.body.open())
+                body = stack.enter_context(contextlib.closing(request.body.open()))
             else:
                 body = request.body
             # Whoever refuses a large body may answer before it has all of it, and close: the answer counts.

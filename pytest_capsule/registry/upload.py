@@ -11,14 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO
 from urllib.parse import urlencode
 
 from pytest_capsule.errors import RegistryError
 from pytest_capsule.oci.descriptor import Descriptor
 from pytest_capsule.registry.host import Broken, Call, Host
 from pytest_capsule.registry.patience import TEMPORARY, Patience
-from pytest_capsule.registry.transport import Body, Response
+from pytest_capsule.registry.transport import Body, Readable, Response
 
 _CHUNK = 16 << 20
 _TOO_LARGE = 413
@@ -30,7 +29,7 @@ class Source:
     """A blob that is here: ``open(offset, size)`` gives a file that begins there and ends after ``size`` bytes."""
 
     descriptor: Descriptor
-    open: Callable[[int, int], IO[bytes]]
+    open: Callable[[int, int], Readable]
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class Upload:
         self._in_chunks = False
 
     def run(self, mount_from: Sequence[str] = ()) -> str:
-        """What it took: "exists", "mounted" or "pushed"."""
+        """What it took: "exists", "mounted from REPOSITORY" or "pushed"."""
         if self._is_there():
             return "exists"
         session = None
@@ -64,7 +63,7 @@ class Upload:
             with contextlib.suppress(RegistryError):  # it may be nobody's business what is there
                 session = self._mount(other)
                 if session is None:
-                    return "mounted"
+                    return f"mounted from {other}"
         self._upload(session)
         return "pushed"
 

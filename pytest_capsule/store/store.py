@@ -371,7 +371,7 @@ class Store:
         return tuple(sorted(found))
 
     def _reference_path(self, reference: Reference) -> Path:
-        return self.root / "references" / urllib.parse.quote(str(reference), safe="")
+        return self.root / "references" / urllib.parse.quote(str(reference.exact), safe="")
 
     # -- the cache of build steps, and what contexts hold -----------------------------------------------------------
 

@@ -122,9 +122,9 @@ def test_help_and_version(capsule):
     for command in ("build", "run", "images", "history", "tag", "rmi", "inspect", "check"):
         assert f"    {command} " in everything
         assert f"usage: capsule {command}" in capsule(command, "--help").stdout
-    wrong = capsule("pull", "x")
+    wrong = capsule("fetch", "x")
     assert wrong.returncode == 2
-    assert "'pull'" in wrong.stderr
+    assert "'fetch'" in wrong.stderr
 
 
 def test_a_reader_that_has_gone_is_no_traceback(start_capsule):

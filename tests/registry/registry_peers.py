@@ -1,9 +1,11 @@
 """Debian's docker-registry as a process of the test's own, and the config files that clients log in with."""
 
 import base64
+import http.client
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import threading
@@ -38,13 +40,13 @@ class DockerRegistry:
         self.log = []
         self._process = subprocess.Popen(
             [peer("docker-registry"), "serve", str(config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
         )
         port = None
-        for line in self._process.stderr:
+        for line in self._process.stdout:
             self.log.append(line)
             if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", line):
                 port = found[1]
@@ -52,18 +54,33 @@ class DockerRegistry:
         assert port, "".join(self.log)
         self.host = f"127.0.0.1:{port}"
         self.port = int(port)
-        self._reader = threading.Thread(target=lambda: self.log.extend(self._process.stderr))
+        self._new_line = threading.Condition()
+        self._reader = threading.Thread(target=self._read_on)
         self._reader.start()
 
+    def _read_on(self):
+        for line in self._process.stdout:
+            with self._new_line:
+                self.log.append(line)
+                self._new_line.notify_all()
+
     def asked(self, pattern):
-        """How many requests of its access log match."""
-        return sum(bool(re.search(pattern, line)) for line in list(self.log))
+        """How many requests of its access log match; the log is waited for up to a request that is made now."""
+        mark = f"/v2/mark-{secrets.token_hex(8)}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request("GET", mark)
+        connection.getresponse().read()
+        connection.close()
+        with self._new_line:
+            assert self._new_line.wait_for(lambda: any(mark in line for line in self.log), 60)
+            requests = [line for line in self.log if '] "' in line]
+        return sum(bool(re.search(pattern, line)) for line in requests)
 
     def close(self):
         self._process.kill()
         self._process.wait()
         self._reader.join()
-        self._process.stderr.close()
+        self._process.stdout.close()
 
 
 def write_config(folder, config):

@@ -44,7 +44,7 @@ def test_what_is_pushed_is_pulled(docker_registry, connect):
 def test_a_blob_of_a_neighbour_is_mounted(docker_registry, connect):
     push(connect(f"{docker_registry.host}/first:1"), *LAYERS)
     other = connect(f"{docker_registry.host}/second:1")
-    assert other.push_blob(source_of(LAYERS[1]), mount_from=["missing", "first"]) == "mounted"
+    assert other.push_blob(source_of(LAYERS[1]), mount_from=["missing", "first"]) == "mounted from first"
     assert b"".join(other.blob(Descriptor.of(LAYERS[1], OCI_LAYER_GZIP))) == LAYERS[1]
 
 

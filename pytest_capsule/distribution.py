@@ -1,0 +1,284 @@
+"""Images of the store to registries and back: which blobs are needed, several at once, each fetched by one process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, RegistryError, UsageError
+from pytest_capsule.oci.config import ImageConfig
+from pytest_capsule.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from pytest_capsule.oci.digest import Digest
+from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
+from pytest_capsule.oci.platform import Platform
+from pytest_capsule.oci.reference import Reference
+from pytest_capsule.registry.client import Client, Document, Repository
+from pytest_capsule.registry.settings import RegistrySettings
+from pytest_capsule.registry.upload import Source
+from pytest_capsule.store.image import Image
+from pytest_capsule.store.packing import Packing, check_agreement, check_layers
+from pytest_capsule.store.store import Store
+
+# Docker's --max-concurrent-downloads; for uploads it has 5, which no slower registry likes.
+_AT_ONCE = 3
+_DEEPEST = 8
+_NEIGHBOURS = 3
+# A Content-Type that says nothing of what kind of manifest it is.
+_TELLING_TYPES = (*MANIFEST_TYPES, *INDEX_TYPES)
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEvent:
+    """What a pull or a push tells while it goes on, in Docker's words.
+
+    ``status`` is "Downloading", "Pull complete", "Pushed" and so on; ``layer`` the twelve digits that Docker shows of a
+    layer, "" where the whole image is meant. ``done`` of ``total`` bytes are here (or there); both 0 where none count.
+    """
+
+    status: str
+    layer: str = ""
+    done: int = 0
+    total: int = 0
+
+
+Tell = Callable[[TransferEvent], object]
+
+
+class Distribution:
+    """Pulls and pushes for one store; safe to use from any thread."""
+
+    def __init__(self, store: Store, packing: Packing, client: Client) -> None:
+        self._store = store
+        self._content = store.content
+        self._packing = packing
+        self._client = client
+        self._platform = Platform.host(os.uname().machine)
+
+    @classmethod
+    def of(cls, store: Store, packing: Packing, settings: RegistrySettings) -> Distribution:
+        """One that speaks to registries as ``settings`` and the environment say."""
+        return cls(store, packing, Client(settings))
+
+    # -- pull ---------------------------------------------------------------------------------------------------------
+
+    def pull(self, reference: Reference, tell: Tell) -> Image:
+        """The image that the registry has under ``reference``, which names it in the store from then on.
+
+        ``ImageNotFound`` where the registry has none for this platform, ``RegistryError`` for all else.
+        """
+        repository, tell = self._client.repository(reference, "pull"), _one_at_a_time(tell)
+        before = self._store.find(str(reference))
+        version = reference.digest or reference.tag or ""
+        tell(TransferEvent(f"{reference.tag or reference.digest}: Pulling from {reference.path}"))
+        with _told_of(reference):
+            document = _found(repository, version)
+            descriptor, manifest = self._manifest_of(repository, document)
+            check_layers(manifest)
+            self._fetch_layers(repository, manifest, tell)
+            image = self._packing.unpack(descriptor)
+        self._remember(reference, (layer.digest for layer in manifest.layers))
+        image = self._store.tag(image, str(reference))
+        tell(TransferEvent(f"Digest: {document.digest}"))
+        is_new = before is None or before.id != image.id
+        what = "Downloaded newer image for" if is_new else "Image is up to date for"
+        tell(TransferEvent(f"Status: {what} {reference.familiar}"))
+        return image
+
+    def _manifest_of(self, repository: Repository, document: Document) -> tuple[Descriptor, Manifest]:
+        """The manifest for this platform, through indexes; all of them are in the store then."""
+        for _ in range(_DEEPEST):
+            descriptor, found = self._keep(document)
+            if isinstance(found, Manifest):
+                return descriptor, found
+            chosen = found.choose(self._platform, reference=repository.reference.familiar)
+            document = repository.manifest(chosen.digest)
+            if len(document.data) != chosen.size:
+                raise MalformedImage(
+                    f"{chosen.digest} has {len(document.data)} bytes and not {chosen.size}", document="index"
+                )
+        raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
+
+    def _keep(self, document: Document) -> tuple[Descriptor, Manifest | Index]:
+        served_as = document.media_type if document.media_type in _TELLING_TYPES else None
+        found = parse_manifest(document.data, served_as)
+        with self._content.write(document.digest, len(document.data)) as blob:
+            blob.write(document.data)
+        return Descriptor(found.media_type, document.digest, len(document.data)), found
+
+    def _fetch_layers(self, repository: Repository, manifest: Manifest, tell: Tell) -> None:
+        """Fetch the blobs, and unpack each layer as soon as it is there."""
+        with self._content.lock(manifest.config.digest):
+            if not self._content.has(manifest.config.digest):
+                with self._content.write(manifest.config.digest, manifest.config.size) as blob:
+                    blob.write(repository.document(manifest.config))
+        config = ImageConfig.from_json(self._content.read(manifest.config.digest))
+        check_agreement(manifest, config)
+        pairs = list(dict(zip(manifest.layers, config.diff_ids, strict=True)).items())
+        for layer, _ in pairs:
+            tell(TransferEvent("Pulling fs layer", layer.digest.short))
+
+        def fetch(pair: tuple[Descriptor, Digest], stopped: threading.Event) -> None:
+            layer, diff_id = pair
+            was_here = self._fetch(repository, layer, tell, stopped)
+            if not stopped.is_set():
+                self._packing.unpack_layer(layer, diff_id)
+                tell(TransferEvent("Already exists" if was_here else "Pull complete", layer.digest.short))
+
+        _all_at_once(fetch, pairs)
+
+    def _fetch(self, repository: Repository, layer: Descriptor, tell: Tell, stopped: threading.Event) -> bool:
+        """Have the blob of a layer in the store; whether it was there before, or another process fetched it."""
+        name = layer.digest.short
+        with self._content.lock(layer.digest):
+            if self._content.has(layer.digest):
+                return True
+            with self._content.write(layer.digest, layer.size) as blob:
+                for piece in repository.blob(layer):
+                    if stopped.is_set():
+                        raise _Stopped
+                    blob.write(piece)
+                    tell(TransferEvent("Downloading", name, blob.written, layer.size))
+        tell(TransferEvent("Download complete", name))
+        return False
+
+    # -- push ---------------------------------------------------------------------------------------------------------
+
+    def push(self, image: Image, reference: Reference, tell: Tell) -> Digest:
+        """Bring an image to a registry, under a tag; returns the digest of its manifest there.
+
+        What was pulled goes out as it came in: with the same digests.
+        """
+        if reference.digest is not None or reference.tag is None:
+            raise UsageError(f"push to {reference.familiar}: a digest is what comes out", hint="push to a tag")
+        repository, tell = self._client.repository(reference, "push"), _one_at_a_time(tell)
+        tell(TransferEvent(f"The push refers to repository [{reference.name}]"))
+        packed = image.packed()
+        pairs = list(dict(zip(packed.manifest.layers, packed.config.diff_ids, strict=True)).items())
+        for _, diff_id in pairs:
+            tell(TransferEvent("Preparing", diff_id.short))
+
+        def send(pair: tuple[Descriptor, Digest], stopped: threading.Event) -> None:
+            layer, diff_id = pair
+            if not stopped.is_set():
+                self._send(repository, layer, diff_id.short, tell, stopped)
+
+        _all_at_once(send, pairs)
+        repository.push_blob(self._source(packed.manifest.config))
+        digest = repository.push_manifest(packed.data, packed.descriptor.media_type, reference.tag)
+        self._remember(reference, (layer.digest for layer in packed.manifest.layers))
+        tell(TransferEvent(f"{reference.tag}: digest: {digest} size: {len(packed.data)}"))
+        return digest
+
+    def _send(self, repository: Repository, layer: Descriptor, name: str, tell: Tell, stopped: threading.Event) -> None:
+        def read(done: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            tell(TransferEvent("Pushing", name, done, layer.size))
+
+        neighbours = self._neighbours(repository.reference, layer.digest)
+        outcome = repository.push_blob(self._source(layer, read), mount_from=neighbours)
+        said = {"exists": "Layer already exists", "pushed": "Pushed"}
+        tell(TransferEvent(said.get(outcome, outcome.capitalize()), name))
+
+    def _source(self, descriptor: Descriptor, read: Callable[[int], None] = lambda done: None) -> Source:
+        return Source(descriptor, lambda offset, size: _Part(self._content.open(descriptor.digest), offset, size, read))
+
+    # -- where blobs are known to be ----------------------------------------------------------------------------------
+
+    def _remember(self, reference: Reference, digests: Iterable[Digest]) -> None:
+        """Note that the repository has these blobs: another of the same registry can take them from there."""
+        for digest in digests:
+            known = [name for name in self._repositories(digest) if name != reference.name]
+            self._store.remember(_memory_of(digest), {"repositories": [reference.name, *known][:_NEIGHBOURS]})
+
+    def _neighbours(self, reference: Reference, digest: Digest) -> list[str]:
+        prefix = f"{reference.domain}/"
+        own = [name for name in self._repositories(digest) if name.startswith(prefix) and name != reference.name]
+        return [name.removeprefix(prefix) for name in own]
+
+    def _repositories(self, digest: Digest) -> list[str]:
+        return list(self._store.memory(_memory_of(digest)).get("repositories", []))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+class _Stopped(Exception):
+    """Another layer has failed: this one is not needed any more."""
+
+
+class _Part:
+    """A part of a file, which it closes; ``told`` hears how far in the whole file each reading has come."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int, told: Callable[[int], None]) -> None:
+        self._file = file
+        self._file.seek(offset)
+        self._left = size
+        self._told = told
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        self._told(self._file.tell())
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _one_at_a_time(tell: Tell) -> Tell:
+    lock = threading.Lock()
+
+    def told(event: TransferEvent) -> None:
+        with lock:
+            tell(event)
+
+    return told
+
+
+def _memory_of(digest: Digest) -> str:
+    return f"repositories-{digest.hex}"
+
+
+def _found(repository: Repository, version: str | Digest) -> Document:
+    try:
+        return repository.manifest(version)
+    except RegistryError as error:
+        if error.status != 404:
+            raise
+        raise ImageNotFound(error.message, reference=repository.reference.familiar, hint=error.hint) from error
+
+
+@contextmanager
+def _told_of(reference: Reference) -> Iterator[None]:
+    """What is wrong with the image itself is told with its name."""
+    try:
+        yield
+    except (MalformedImage, ContentMismatch) as error:
+        raise RegistryError(
+            f"pull of {reference.familiar}: registry {reference.domain}: {error.message}",
+            registry=reference.domain,
+            hint=error.hint or "the image was damaged where it was made or kept: have it pushed anew",
+        ) from error
+
+
+def _all_at_once(work: Callable[[_Item, threading.Event], None], items: Sequence[_Item]) -> None:
+    """Do some work for several items at a time; the first failure stops it all."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(_AT_ONCE, "capsule-registry") as pool:
+        try:
+            futures = [pool.submit(work, item, stopped) for item in items]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
