@@ -107,7 +107,8 @@ class BuildError(CapsuleError):
     """A step of a build that failed: the Dockerfile is right, running it was not.
 
     ``step`` is the instruction as written, ``path`` and ``line`` its place, ``exit_code`` the command's (``None`` where
-    no command ran), ``output`` what it printed, and ``image`` the reference of the last good image, which can be run.
+    no command ran), ``output`` what it printed. ``image`` is the reference of the last good image, which can be run,
+    and ``failed_state`` that of an image as the failed command left it, ``None`` where it has written nothing.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class BuildError(CapsuleError):
         exit_code: int | None = None,
         output: str = "",
         image: str | None = None,
+        failed_state: str | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
@@ -129,6 +131,7 @@ class BuildError(CapsuleError):
         self.exit_code = exit_code
         self.output = output
         self.image = image
+        self.failed_state = failed_state
 
 
 class UnsupportedHost(CapsuleError):

@@ -16,6 +16,7 @@ from pytest_capsule.build.checks import check_plan
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
+from pytest_capsule.build.failure import Remains, StageFailed
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
@@ -76,8 +77,13 @@ def build(
         find_tree=stages.tree_of,
         reasons=reasons,
     )
-    with contextlib.closing(reasons):
-        schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
+    remains = Remains.of(wanted)
+    try:
+        with contextlib.closing(reasons):
+            schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
+    except StageFailed as failed:
+        raise remains.keep(store, failed) from None
+    remains.forget(store)
     image = stages[plan.target].image()
     if context.changed:
         store.remember(memory_name, context.memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from pytest_capsule.store.image import Layer, Tree, now
 from pytest_capsule.store.store import Store
 
 _PATIENCE = 0.5  # seconds between two looks at whether the build was given up
+_SPARE = 256 << 20  # bytes that must be free where more than the image is kept
 Output = Callable[[str], None]
 Work = Callable[[Path, Output], None]
 """What a step does: it leaves the files it wrote in the given folder's ``fs``, in overlay form."""
@@ -35,7 +37,10 @@ class Result:
 
 
 class StepFailed(Exception):
-    """A step that failed: ``code`` is the exit code of its command, ``output`` what it printed."""
+    """A step that failed: ``code`` is the exit code of its command, ``output`` what it printed.
+
+    ``layer`` is what its command has written, where there was room to keep it.
+    """
 
     def __init__(self, reason: str, code: int | None = None, *, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -43,6 +48,7 @@ class StepFailed(Exception):
         self.code = code
         self.hint = hint
         self.output = ""
+        self.layer: Layer | None = None
 
 
 class Execution:
@@ -116,9 +122,17 @@ class Execution:
 
     def _make_layer(self, work: Work, note: Output) -> Layer | None:
         with self._store.scratch() as scratch:
-            work(scratch, note)
             written = scratch / "fs"
-            return self._store.adopt(written) if any(written.iterdir()) else None
+            try:
+                work(scratch, note)
+            except StepFailed as failure:
+                if not self._canceled.is_set() and shutil.disk_usage(self._store.root).free > _SPARE:
+                    failure.layer = self._adopt(written)
+                raise
+            return self._adopt(written)
+
+    def _adopt(self, written: Path) -> Layer | None:
+        return self._store.adopt(written) if any(written.iterdir()) else None
 
 
 def _explained(error: StepFailed | OSError | CapsuleError) -> StepFailed:

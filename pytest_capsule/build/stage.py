@@ -17,6 +17,7 @@ from pytest_capsule.build import history
 from pytest_capsule.build.configuration import DEFAULT_SHELL, configured, working_directory
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
+from pytest_capsule.build.failure import StageFailed
 from pytest_capsule.build.labels import Numbering, shown
 from pytest_capsule.build.reasons import Reasons, StageReasons, Step
 from pytest_capsule.build.steps import Command, Workshop
@@ -24,12 +25,10 @@ from pytest_capsule.build.transfer import Placement, owner
 from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.dockerfile.text import quote_all
 from pytest_capsule.dockerfile.words import Expander
-from pytest_capsule.errors import BuildError
 from pytest_capsule.oci.config import History, ImageConfig
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
-_OUTPUT_KEPT = 64 * 1024
 # Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
@@ -242,7 +241,7 @@ class Stage:
         try:
             result = self.around.execution.obtain(step, label, work, self.reasons)
         except StepFailed as failure:
-            raise self._error(instruction, failure) from None
+            raise self._failed(instruction, failure) from None
         self.reasons.is_done(step)
         self.key = key
         self.created = result.created
@@ -250,23 +249,13 @@ class Stage:
             self.tree = replace(self.tree, layers=(*self.tree.layers, result.layer))
         self._note(said, layer=result.layer is not None)
 
-    def _error(self, instruction: ins.Instruction, failure: StepFailed) -> BuildError:
-        last_good = self.image()
-        shown = failure.output[-_OUTPUT_KEPT:].rstrip()
-        printed = "\n" + "\n".join(f"  | {line}" for line in shown.splitlines()) if shown else ""
-        origin = instruction.origin
-        look = f"look around in it with: capsule run -it --rm {last_good.short_id} /bin/sh"
-        return BuildError(
-            f"{origin.path}:{origin.line}: {instruction.source}: {failure.reason}{printed}\n"
-            f"  the image before this step is {last_good.short_id}",
-            step=instruction.source,
-            path=origin.path,
-            line=origin.line,
-            exit_code=failure.code,
-            output=failure.output,
-            image=last_good.short_id,
-            hint=f"{failure.hint}\n  hint: {look}" if failure.hint else look,
-        )
+    def _failed(self, instruction: ins.Instruction, failure: StepFailed) -> StageFailed:
+        """What is left of the stage: it as it was, and with what the command has written and the variables it saw."""
+        before, after = self.image(), None
+        if failure.layer is not None:
+            config = before.config.with_config(env=tuple(f"{name}={self.variables[name]}" for name in self.variables))
+            after = self.around.store.put(config, (*before.layers, failure.layer), before.host_directories)
+        return StageFailed(instruction, failure, before, after)
 
     def _shell(self) -> tuple[str, ...]:
         return self.config.config.shell or DEFAULT_SHELL

@@ -6,9 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_capsule.errors import UsageError
+from pytest_capsule.cli.attach import attach
+from pytest_capsule.errors import BuildError, UsageError
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
+from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
     from pytest_capsule.engine import Engine
+    from pytest_capsule.store.image import Image
 
 
 _PROGRESS = ("auto", "plain", "tty", "quiet", "rawjson")
@@ -50,6 +53,12 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="the same as --progress=quiet")
     parser.add_argument(
+        "--on-error",
+        choices=("stop", "shell", "shell-before"),
+        default="stop",
+        help="what to do when a command of the build fails: open a shell in what it left, or in what was before it",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="run BuildKit's build checks instead of building; 1 if they find something"
     )
 
@@ -61,23 +70,45 @@ def build(call: Invocation) -> int:
     with call.engine() as engine:
         if options.check:
             return _check(engine, options)
-        with _progress("quiet" if options.quiet else options.progress, ", ".join(names)) as progress:
-            image = engine.build(
-                options.path,
-                dockerfile=_dockerfile(options),
-                tag=names[0] if names else None,
-                target=options.target,
-                build_args=dict(assignments(options.build_arg)),
-                secrets=dict(_secret(text) for text in options.secret),
-                no_cache=options.no_cache,
-                pull=options.pull,
-                progress=progress,
-            )
+        try:
+            image = _build(engine, options, names)
+        except BuildError as error:
+            if options.on_error == "stop":
+                raise
+            print(f"capsule: {error}", file=sys.stderr)
+            is_after = options.on_error == "shell"
+            _open_shell(engine, (error.failed_state if is_after else None) or error.image)
+            return 1
         for name in names[1:]:
             engine.tag(image, name)
     if options.quiet or options.progress == "quiet":
         print(image.id)
     return 0
+
+
+def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) -> Image:
+    with _progress("quiet" if options.quiet else options.progress, ", ".join(names)) as progress:
+        return engine.build(
+            options.path,
+            dockerfile=_dockerfile(options),
+            tag=names[0] if names else None,
+            target=options.target,
+            build_args=dict(assignments(options.build_arg)),
+            secrets=dict(_secret(text) for text in options.secret),
+            no_cache=options.no_cache,
+            pull=options.pull,
+            progress=progress,
+        )
+
+
+def _open_shell(engine: Engine, reference: str | None) -> None:
+    """A shell in an image, as a RUN would be there: its user, folder and variables, and the host's network."""
+    image = engine.image(reference or "")
+    shell = (image.config.config.shell or ("/bin/sh",))[0]
+    print(f"capsule: {shell} in {image.name}; leave it with exit", file=sys.stderr)
+    spec = ContainerSpec.of(image, entrypoint=[], command=[shell], network="host")
+    with engine.create(spec) as container:
+        attach(container, interactive=True, tty=os.isatty(0) and os.isatty(1))
 
 
 def _dockerfile(options: argparse.Namespace) -> str | None:

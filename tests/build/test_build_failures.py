@@ -1,11 +1,14 @@
 """What goes wrong, and what is said about it: one error with the place, the reason, and what to do."""
 
+import contextlib
 import os
 import subprocess
 
 import pytest
 
 from pytest_capsule import Engine
+from pytest_capsule.build.failure import Remains
+from pytest_capsule.build.request import request
 from pytest_capsule.errors import BuildError, CapsuleError, DockerfileError, StoreError, UsageError
 
 
@@ -27,6 +30,38 @@ def test_a_failed_run_gives_the_last_good_image(project):
     with project.engine.run(error.image, command=["sh", "-c", "cat /good; echo $KEPT"]) as container:
         assert container.wait(timeout=30) == 0
         assert container.logs() == "good\nyes\n"
+
+
+def test_a_failed_run_gives_the_state_that_it_left(project):
+    text = "FROM capsule/host\nARG WHO=me\nRUN echo good > /good\nWORKDIR /w\nRUN echo half > half; exit 3\n"
+    with pytest.raises(BuildError) as caught:
+        project.build(text)
+    error = caught.value
+    assert f"capsule run -it --rm {error.failed_state} /bin/sh" in error.hint
+    looks = "cat half; cat /good; echo $WHO; pwd"
+    with project.engine.run(error.failed_state, command=["sh", "-c", looks]) as container:
+        assert container.wait(timeout=30) == 0
+        assert container.logs() == "half\ngood\nme\n/w\n"
+    with project.files(error.image) as container:
+        assert not container.exists("/w/half")
+    tags = {tag: image.short_id for image in project.engine.images() for tag in image.tags}
+    names = Remains.of(request(project.root))
+    assert (tags[names.before], tags[names.after]) == (error.image, error.failed_state)
+    assert names.before in str(error)
+
+
+def test_a_failure_that_wrote_nothing_leaves_no_state_and_a_success_takes_the_names_back(project):
+    for text, names in (
+        ("RUN echo x > /x; false", {"before", "after"}),
+        ("RUN false", {"before"}),
+        ("COPY missing /", {"before"}),
+        ("RUN true", set()),
+    ):
+        with contextlib.suppress(BuildError, DockerfileError):
+            project.build(f"FROM capsule/host\n{text}\n")
+        remains = Remains.of(request(project.root))
+        tags = {tag for image in project.engine.images() for tag in image.tags}
+        assert {name.rpartition(":")[2] for name in (remains.before, remains.after) if name in tags} == names
 
 
 def test_a_failure_is_not_cached(project):

@@ -101,6 +101,21 @@ def test_a_failing_step_says_where_and_how_to_look(capsule, context):
     assert capsule("run", "--rm", shell[1], "cat", "/kept").stdout == "kept\n"
 
 
+@pytest.mark.parametrize(("where", "shown"), [("shell", "half\n"), ("shell-before", "")])
+def test_a_shell_where_it_failed(capsule, context, where, shown):
+    (context / "Dockerfile").write_text(
+        'FROM capsule/host\nENTRYPOINT ["false"]\nENV A=b\nRUN echo half >/half; exit 7\n'
+    )
+    done = capsule("build", f"--on-error={where}", str(context), input="cat /half; echo $A; exit 5\n")
+    assert done.returncode == 1
+    assert done.stdout == f"{shown}b\n"
+    assert "Dockerfile:4: RUN echo half >/half; exit 7: exit code 7" in done.stderr
+
+
+def test_no_shell_where_it_works(capsule, context):
+    assert capsule("build", "--on-error=shell", str(context)).returncode == 0
+
+
 def test_warnings_of_the_build_checks(capsule, context):
     (context / "Dockerfile").write_text("FROM capsule/host\nCOPY $FILEE file /\nCMD run\n")
     done = capsule("build", str(context))

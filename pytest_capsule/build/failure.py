@@ -1,0 +1,83 @@
+"""A step that failed: the images that it leaves to look around in, and the error that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+
+from pytest_capsule.build.execution import StepFailed
+from pytest_capsule.build.request import Request
+from pytest_capsule.dockerfile.instructions import Instruction
+from pytest_capsule.errors import BuildError
+from pytest_capsule.store.image import Image
+from pytest_capsule.store.store import Store
+
+_OUTPUT_KEPT = 64 * 1024
+
+
+class StageFailed(Exception):
+    """A stage that ended at ``instruction``.
+
+    ``before`` is the image as it was before, ``after`` as the step left it, where that was kept.
+    """
+
+    def __init__(self, instruction: Instruction, failure: StepFailed, before: Image, after: Image | None) -> None:
+        super().__init__(failure.reason)
+        self.instruction = instruction
+        self.failure = failure
+        self.before = before
+        self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """The names under which a Dockerfile's last failure is kept: ``before`` the step, and ``after`` it."""
+
+    before: str
+    after: str
+
+    @classmethod
+    def of(cls, wanted: Request) -> Remains:
+        """The names for a build: they tell the folder, and differ where the Dockerfile does."""
+        folder = re.sub(r"[^a-z0-9]+", "-", wanted.context.name.lower()).strip("-") or "build"
+        name = f"failed/{folder}-{hashlib.sha256(os.fsencode(wanted.dockerfile)).hexdigest()[:8]}"
+        return cls(f"{name}:before", f"{name}:after")
+
+    def forget(self, store: Store) -> None:
+        """The build has worked: nobody will look there any more."""
+        for name in (self.before, self.after):
+            store.untag(name)
+
+    def keep(self, store: Store, failed: StageFailed) -> BuildError:
+        """Name the images, and make (not raise) the error."""
+        self.forget(store)
+        store.tag(failed.before, self.before)
+        if failed.after is not None:
+            store.tag(failed.after, self.after)
+        return self._error(failed)
+
+    def _error(self, failed: StageFailed) -> BuildError:
+        failure, origin, before, after = failed.failure, failed.instruction.origin, failed.before, failed.after
+        kept = failure.output[-_OUTPUT_KEPT:].rstrip()
+        lines = [f"{origin.path}:{origin.line}: {origin.source}: {failure.reason}"]
+        lines += [f"  | {line}" for line in kept.splitlines()]
+        lines.append(f"  the image before this step is {before.short_id} ({self.before})")
+        hints = [failure.hint] if failure.hint else []
+        hints.append(f"look around in it with: capsule run -it --rm {before.short_id} /bin/sh")
+        if after is not None:
+            lines.append(f"  what the step left is {after.short_id} ({self.after})")
+            hints.append(f"and in what the step left: capsule run -it --rm {after.short_id} /bin/sh")
+            hints.append("or build with --on-error=shell")
+        return BuildError(
+            "\n".join(lines),
+            step=origin.source,
+            path=origin.path,
+            line=origin.line,
+            exit_code=failure.code,
+            output=failure.output,
+            image=before.short_id,
+            failed_state=None if after is None else after.short_id,
+            hint="\n  hint: ".join(hints),
+        )
