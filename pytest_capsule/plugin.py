@@ -129,6 +129,8 @@ def _containers_of(item: pytest.Item) -> Iterator[Container]:
 def _describe(one: Container) -> str:
     code = one.exit_code
     state = one.status if code is None else f"exited with code {code}"
+    if code is None and (health := one.health()) is not None:
+        state += f" ({health})"
     lines = one.logs().splitlines()
     if one.killed_for is not None:
         state += f", {'killed' if code == 137 else 'a process in it was killed'}: {one.killed_for}"

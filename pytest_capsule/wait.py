@@ -46,6 +46,18 @@ class Result(Protocol):
         """What it wrote to standard error."""
 
 
+class HealthResult(Protocol):
+    """What one run of a HEALTHCHECK gave."""
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code; -1 where it could not be run."""
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+
+
 class Container(Protocol):
     """What the strategies ask of a container. Times are seconds."""
 
@@ -75,6 +87,16 @@ class Container(Protocol):
 
     def health(self) -> str | None:
         """``starting``, ``healthy``, ``unhealthy``, or ``None`` where the image has no HEALTHCHECK."""
+
+    @property
+    def health_log(self) -> Sequence[HealthResult]:
+        """What the last runs of it gave."""
+
+    def moment(self) -> int:
+        """A number that changes when something happens: output, another health, the end."""
+
+    def wait_change(self, moment: int, timeout: float) -> None:
+        """Wait until something has happened since ``moment``, for ``timeout`` seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +236,12 @@ class Healthy:
                 f"wait.healthy(): the image of container {container.name} has no HEALTHCHECK",
                 hint="add one to its Dockerfile, or wait for a port, an HTTP answer or a log line",
             )
-        return Observation(health == "healthy", f"health is {health}")
+        said = (
+            f" (exit code {runs[-1].exit_code}: {_last_line(runs[-1].output)})"
+            if (runs := container.health_log)
+            else ""
+        )
+        return Observation(health == "healthy", f"health is {health}{said}")
 
     def __str__(self) -> str:
         return "a healthy HEALTHCHECK"
@@ -378,7 +405,7 @@ def until(
     timeout: float,
     *,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> None:
     """Wait until ``condition`` is met, for ``timeout`` seconds; it is looked at once at least.
 
@@ -391,6 +418,7 @@ def until(
     deadline = Deadline(clock() + timeout, clock)
     pause = _FIRST_PAUSE
     while True:
+        moment = container.moment() if sleep is None else 0
         observation = observe(condition, container, deadline)
         if observation:
             return
@@ -399,7 +427,10 @@ def until(
         left = deadline.end - clock()
         if left <= 0:
             raise _timed_out(container, condition, timeout, observation)
-        sleep(min(pause, left))
+        if sleep is None:  # output, a HEALTHCHECK or the end wake us at once; for what no event tells of, look again
+            container.wait_change(moment, min(pause, left))
+        else:
+            sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

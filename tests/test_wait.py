@@ -30,6 +30,7 @@ class FakeContainer:
     files: set[str] = field(default_factory=set)
     results: dict[object, object] = field(default_factory=dict)
     healths: list[str | None] = field(default_factory=lambda: [None])
+    health_log: list[object] = field(default_factory=list)
     timeouts: list[float | None] = field(default_factory=list)
 
     def connect(self, port, timeout=None):

@@ -22,6 +22,7 @@ from pytest_capsule.network.ports import PortMapping
 from pytest_capsule.runtime import transfer
 from pytest_capsule.runtime.changes import Change, classify
 from pytest_capsule.runtime.freezer import Freezer
+from pytest_capsule.runtime.health import Health, HealthResult
 from pytest_capsule.runtime.logs import STREAMS, Log, LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, ExecResult, Process
 from pytest_capsule.runtime.restraint import Restraint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from pytest_capsule.oci.config import Healthcheck
     from pytest_capsule.runtime.cgroups import Cgroups
     from pytest_capsule.runtime.limits import Limit, Limits
     from pytest_capsule.runtime.spec import RuntimeSpec
@@ -66,6 +68,7 @@ class Container:
         classify: Classify = classify,
         limits: Limits | None = None,
         cgroups: Cgroups | None = None,
+        neighbour: Container | None = None,
     ) -> None:
         self.id = id
         self.name = name
@@ -73,7 +76,10 @@ class Container:
         self.image = image
         self.command = tuple(command)
         self.labels = dict(labels or {})
-        self.ip = "127.0.0.1"
+        self.ip: str = "127.0.0.1" if neighbour is None else neighbour.ip
+        self.ip6: str = "::1" if neighbour is None else neighbour.ip6
+        self.outbound = False  # whether there is to be a way out of its network
+        self.sharing: list[Container] = []  # the containers that are in this one's network namespace
         self.published: dict[tuple[int, str], tuple[str, int]] = {}
         self._pump = pump
         self._commit = commit
@@ -85,6 +91,7 @@ class Container:
         self._main: Process | None = None
         self._main_command: tuple[Sequence[str], dict[str, Any]] | None = None
         self._log: Log | None = None
+        self._health: Health | None = None
         self._paused = False
         self._ended = False
         self._closed = False
@@ -95,7 +102,7 @@ class Container:
         self._restraint: Restraint | None = None
         self._cgroups = cgroups
         self._freezer: Freezer | None = None
-        self._requests, self._pidfd = supervisor.container(spec.variant(), modules=spec.modules)
+        self._requests, self._pidfd = self._forked(neighbour)
         try:
             message = spec.message()
             if limits is not None and cgroups is not None and limits.asked():
@@ -111,6 +118,20 @@ class Container:
         except BaseException:
             self.close()
             raise
+
+    def _forked(self, neighbour: Container | None) -> tuple[socket.socket, int]:
+        """A blank container, in the network namespace of ``neighbour`` if there is one."""
+        variant, modules = self.spec.variant(), self.spec.modules
+        if neighbour is None:
+            return self._supervisor.container(variant, modules=modules)
+        network = neighbour.network_namespace()
+        try:
+            made = self._supervisor.container(variant, modules=modules, network=network)
+        finally:
+            os.close(network)
+        neighbour.sharing.append(self)
+        self.on_close(lambda: neighbour.sharing.remove(self))
+        return made
 
     def ready(self) -> None:
         """Wait until init has put the container together; ``ContainerError`` when it could not."""
@@ -165,19 +186,55 @@ class Container:
             process = self._begin(command, source, stdout, stderr, text=False, tty=tty, window=window)
         self._main = process
         if (outputs := process.detach_outputs()) is not None:
-            self._log = Log(*outputs)
+            self._log = Log(*outputs, process.fileno())
             self._pump.watch(self._log)
+        if (check := self._healthcheck()) is not None:
+            self._health = Health(check, self._probe, self._wake)
 
     @property
     def main(self) -> Process | None:
         """The main process, ``None`` for a container that is only there for ``exec``."""
         return self._main
 
-    def logs(self, stream: str = "both") -> str:
-        """What the main process has printed until now: ``stdout``, ``stderr``, or ``both`` in the order it came."""
+    @overload
+    def logs(self, stream: str = "both", *, timestamps: bool = False, follow: Literal[False] = False) -> str: ...
+
+    @overload
+    def logs(self, stream: str = "both", *, timestamps: bool = False, follow: Literal[True]) -> Iterator[str]: ...
+
+    def logs(self, stream: str = "both", *, timestamps: bool = False, follow: bool = False) -> str | Iterator[str]:
+        """What the main process has printed until now: ``stdout``, ``stderr``, or ``both`` in the order it came.
+
+        With ``timestamps`` each line has before it when it came, as ``docker logs -t`` prints it. ``follow`` gives an
+        iterator of lines instead, from the first on, that waits for more until the process has ended. Of a process
+        that prints more than 64 MiB the latest are kept.
+        """
         if stream not in STREAMS:
             raise UsageError(f"logs(stream={stream!r}): it is one of {', '.join(STREAMS)}")
-        return "" if self._log is None else self._log.data(stream).decode("utf-8", "replace")
+        if follow:
+            if timestamps:
+                raise UsageError("logs(): it is timestamps or follow, not both", hint="a line that comes now has now's")
+            lines = iter(()) if self._log is None else self._log.follow(stream)
+            return (line.decode("utf-8", "replace") for line in lines)
+        if self._log is None:
+            return ""
+        kept = self._log.stamped(stream) if timestamps else self._log.data(stream)
+        return kept.decode("utf-8", "replace")
+
+    def moment(self) -> int:
+        """A number that changes with everything that may make the container ready: output, its health, its end."""
+        return 0 if self._log is None else self._log.moment()
+
+    def wait_change(self, moment: int, timeout: float) -> None:
+        """Wait until something has happened since ``moment``, for ``timeout`` seconds."""
+        if self._log is None:
+            time.sleep(timeout)
+        else:
+            self._log.wait_change(moment, timeout)
+
+    def _wake(self) -> None:
+        if self._log is not None:
+            self._log.wake()
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the main process has exited, for ``timeout`` seconds; returns Docker's exit code.
@@ -601,6 +658,10 @@ class Container:
         host, outside = self.address(port)
         return f"http://{host}:{outside}/{path.lstrip('/')}"
 
+    def network_namespace(self) -> int:
+        """A descriptor of its network namespace, to be closed."""
+        return self._call({"op": "network"})[1][0]
+
     @property
     def requests(self) -> socket.socket:
         """The channel to the container's init: for a forwarder, which asks it for connections."""
@@ -630,16 +691,26 @@ class Container:
             return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
 
     def health(self) -> str | None:
-        """``healthy``, ``unhealthy`` or ``starting`` by one run of the image's HEALTHCHECK; ``None`` without one."""
-        check = self.image.config.config.healthcheck if self.image is not None else None
-        if check is None or not check.test or check.test[0] == "NONE":
-            return None
-        command = list(check.test[1:]) if check.test[0] == "CMD" else check.test[1]
-        timeout = check.timeout / 1e9 or 30.0  # Docker's default
-        try:
-            return "healthy" if self.exec(command, timeout=timeout).exit_code == 0 else "starting"
-        except ExecTimeout:
-            return "starting"
+        """``starting``, ``healthy`` or ``unhealthy`` by the image's HEALTHCHECK; ``None`` without one.
+
+        It is run from the main process' start on, or, without one, from when this is first asked for.
+        """
+        if self._health is None and not self._ended and (check := self._healthcheck()) is not None:
+            self._health = Health(check, self._probe, self._wake)
+        return None if self._health is None else self._health.status
+
+    @property
+    def health_log(self) -> list[HealthResult]:
+        """The last five runs of the HEALTHCHECK, the latest at the end."""
+        return [] if self._health is None else list(self._health.results)
+
+    def _healthcheck(self) -> Healthcheck | None:
+        check: Healthcheck | None = None if self.image is None else self.image.config.config.healthcheck
+        return check if check is not None and check.test and check.test[0] != "NONE" else None
+
+    def _probe(self, command: list[str] | str, timeout: float) -> tuple[int, str]:
+        result = self.exec(command, timeout=timeout)
+        return result.exit_code, result.stdout + result.stderr
 
     def top(self) -> list[dict[str, Any]]:
         """The processes inside, init first: ``pid`` (the host's), ``name``, ``command``, ``status``, ``user``."""
@@ -755,11 +826,17 @@ class Container:
             os.close(self._pidfd)
 
     def _release_main(self) -> None:
+        if self._health is not None:
+            self._health.close()
         if self._main is not None:
             self._main.poll()
-            self._main.close()
-        if self._log is not None:
+        if self._log is not None:  # before the descriptor of the process' end is closed, and anybody else's
             self._pump.forget(self._log)
+        if self._main is not None:
+            self._main.close()
+        if self._health is not None and self.is_gone():
+            self._health.join()
+        self._health = None
 
     def _call(self, message: channel.Message, descriptors: Sequence[int] = ()) -> tuple[channel.Message, list[int]]:
         self._check_open()

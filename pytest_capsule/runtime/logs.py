@@ -12,10 +12,18 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CHUNK = 1 << 16
 STREAMS = ("stdout", "stderr", "both")
+LIMIT = 64 << 20
+"""Bytes that are kept of one main process' output, the latest: a server that babbles must not eat the tests' memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +36,30 @@ class Chunk:
 
 
 class Log:
-    """The output of one main process."""
+    """The output of one main process. ``ended`` is a descriptor that becomes readable when that has ended."""
 
-    def __init__(self, stdout: int, stderr: int) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, stdout: int, stderr: int, ended: int | None = None, *, limit: int = LIMIT) -> None:
+        self._changed = threading.Condition(threading.RLock())
         self._open = {stdout: "stdout", stderr: "stderr"}
-        self._chunks: list[Chunk] = []
+        self._ended = ended
+        self._over = False
+        self._limit = limit
+        self._chunks: deque[Chunk] = deque()
+        self._first = 0  # the number of the first chunk that is still there
+        self._size = 0
+        self._moment = 0
         for fd in self._open:
             os.set_blocking(fd, False)
 
     def descriptors(self) -> list[int]:
-        """The pipes that are still open."""
-        with self._lock:
-            return list(self._open)
+        """What is to be watched: the pipes that are still open, and the end of the process."""
+        with self._changed:
+            return [*self._open, *([] if self._ended is None else [self._ended])]
 
     def drain(self) -> list[int]:
         """Read what is there without waiting; returns the pipes that have ended, which are closed by ``end``."""
         ended = []
-        with self._lock:
+        with self._changed:
             for fd, stream in list(self._open.items()):
                 if not self._read_all(fd, stream):
                     ended.append(fd)
@@ -61,20 +75,102 @@ class Log:
             if not data:
                 return False
             left -= len(data)
-            self._chunks.append(Chunk(time.time(), stream, data))
+            self._keep(Chunk(time.time(), stream, data))
         return True
 
+    def _keep(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
+        self._size += len(chunk.data)
+        while self._size > self._limit and len(self._chunks) > 1:
+            self._size -= len(self._chunks.popleft().data)
+            self._first += 1
+        self.wake()
+
     def end(self, fd: int) -> None:
-        """Close one pipe."""
-        with self._lock:
-            if self._open.pop(fd, None):
+        """Close one pipe; of the process' end, only stop waiting for it."""
+        with self._changed:
+            if fd == self._ended:
+                self._ended, self._over = None, True
+            elif self._open.pop(fd, None):
                 os.close(fd)
+            self.wake()
+
+    def is_end(self, fd: int) -> bool:
+        """Whether a descriptor is that of the process' end."""
+        return fd == self._ended
 
     def data(self, stream: str) -> bytes:
-        """All that ``stdout``, ``stderr`` or ``both`` have got until now."""
+        """All that ``stdout``, ``stderr`` or ``both`` have got until now, of the latest ``LIMIT`` bytes."""
         self.drain()
-        with self._lock:
+        with self._changed:
             return b"".join(chunk.data for chunk in self._chunks if stream in ("both", chunk.stream))
+
+    def stamped(self, stream: str) -> bytes:
+        """The same, each line after the time at which its beginning was read, as ``docker logs -t`` writes it."""
+        self.drain()
+        with self._changed:
+            chunks = list(self._chunks)
+        lines: list[bytes] = []
+        unfinished: dict[str, int] = {}
+        for chunk in chunks:
+            if stream not in ("both", chunk.stream):
+                continue
+            for part in chunk.data.splitlines(keepends=True):
+                place = unfinished.pop(chunk.stream, None)
+                if place is None:
+                    place = len(lines)
+                    lines.append(_stamp(chunk.time))
+                lines[place] += part
+                if not part.endswith(b"\n"):
+                    unfinished[chunk.stream] = place
+        return b"".join(lines)
+
+    def follow(self, stream: str) -> Iterator[bytes]:
+        """Every line from the first that is kept, as it comes, until the process or both pipes have ended."""
+        rests: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        number = 0
+        while True:
+            with self._changed:
+                while True:
+                    over = self._over or not self._open  # asked first: what was written before is drained after
+                    self.drain()
+                    if over or self._first + len(self._chunks) > number:
+                        break
+                    self._changed.wait()
+                number = max(number, self._first)
+                fresh = list(self._chunks)[number - self._first :]
+            if not fresh:
+                break
+            number += len(fresh)
+            for chunk in fresh:
+                if stream in ("both", chunk.stream):
+                    *lines, rests[chunk.stream] = (rests[chunk.stream] + chunk.data).split(b"\n")
+                    yield from (line + b"\n" for line in lines)
+        yield from (rest for rest in rests.values() if rest)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def moment(self) -> int:
+        """A number that changes with everything that happens: output, and the end of the process."""
+        with self._changed:
+            return self._moment
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        with self._changed:
+            self._moment += 1
+            self._changed.notify_all()
+
+    def wait_change(self, moment: int, timeout: float) -> None:
+        """Wait until something has happened since ``moment``, for ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._moment != moment, timeout)
+
+
+def _stamp(seconds: float) -> bytes:
+    """RFC 3339 with nanoseconds, in UTC."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}000Z ".encode()
 
 
 class LogPump:
@@ -121,7 +217,7 @@ class LogPump:
                     return
                 with self._lock:
                     log = self._logs.get(fd)
-                    if log is not None and fd in log.drain():
+                    if log is not None and (fd in log.drain() or log.is_end(fd)):
                         self._drop(fd, log)
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ import pytest
 from pytest_capsule.errors import UsageError
 
 SERVER = """
-import signal, sys, time
+import os, signal, sys
 def stop(*_):
-    print("stopping", flush=True)
+    os.write(1, b"stopping\\n")  # print cannot: the signal may come in the middle of the one below
     sys.exit(5)
 signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
