@@ -27,18 +27,20 @@ from pytest_capsule.build.request import request
 from pytest_capsule.dockerfile.lint import LintResult
 from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
 from pytest_capsule.images import Images
-from pytest_capsule.network import names
+from pytest_capsule.locations import location_of
+from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
-from pytest_capsule.networks import Network, Ports, host_resolv_conf
+from pytest_capsule.networks import Network, Ports
 from pytest_capsule.oci.config import History, RunConfig
 from pytest_capsule.oci.reference import Reference
+from pytest_capsule.outbound import Outbound
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
 from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.limits import Limits, parse_size
 from pytest_capsule.runtime.logs import LogPump
-from pytest_capsule.runtime.spec import Attachment, Overlay, RuntimeSpec
+from pytest_capsule.runtime.spec import Overlay, RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
@@ -95,11 +97,13 @@ class Engine:
         self._store = Store(self._cache_dir.absolute() / self.ids.label, call=self._call_in_store)
         self._supervisor = Supervisor(self.ids, self._store.mountpoint)
         self._worker = Worker(self._supervisor)
+        self._wires = Worker(self._supervisor)
         processors = len(os.sched_getaffinity(0))
         self._crew = Crew(self._supervisor, processors)
         self._packing = Packing(self._store, self._crew.call, parallel=processors, host_directories=host.directories)
         self._pump = LogPump()
         self._ports = Ports(self._supervisor)
+        self._outbound = Outbound(self._supervisor)
         self._cgroups = Cgroups()
         self._archives = Archives(self._store, self._packing, self._crew.call)
         self._images = Images(self._store, self._archives, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
@@ -394,6 +398,8 @@ class Engine:
         with contextlib.ExitStack() as undo:
             undo.callback(container.close)
             container.ready()
+            if container.outbound:
+                self._outbound.open(container)
             for mapping in parse_ports(spec.ports):
                 container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
             undo.pop_all()
@@ -450,20 +456,16 @@ class Engine:
     ) -> Container:
         """A container with its files, its network and no process yet."""
         self._check_open()
-        _check_network(spec)
+        location = location_of(spec.network, list(self._open.values()))
         limits = Limits.parse(spec.memory, spec.cpus, spec.pids)
         identity = secrets.token_hex(32)
         name = spec.name or identity[:12]
-        hostname = spec.hostname or identity[:12]
+        hostname = _hostname(spec, location.neighbour) or identity[:12]
         config = image.config.config
-        network = spec.network if isinstance(spec.network, Network) else None
-        own = []
-        attachments: tuple[Attachment, ...] = ()
-        if network is not None:
-            host, attachment = network.join(name, [hostname] if hostname != name else [])
-            undo.callback(network.abandon, name, host)
-            own, attachments = [names.HostEntry(host.ipv4, (hostname, name))], (attachment,)
-        on_host = spec.network == "host"
+        host, attachment = None, None
+        if location.membership is not None:
+            host, attachment = location.membership.join(name, [hostname] if hostname != name else [])
+            undo.callback(location.membership.network.abandon, name, host)
         overlays = lower_directories(image.tree, self._store.blank)
         runtime_spec = RuntimeSpec(
             overlays=tuple(Overlay(target, lowers) for target, lowers in overlays.items()),
@@ -472,18 +474,11 @@ class Engine:
             user=str(spec.user) if spec.user is not None else config.user,
             workdir=posixpath.join("/", spec.workdir or config.working_dir or "/"),
             shell=config.shell or ("/bin/sh", "-c"),
-            files={
-                "/etc/hosts": names.hosts(
-                    own or ([] if on_host else [names.HostEntry("127.0.0.1", (hostname,))]),
-                    extra=names.parse_extra_hosts(spec.extra_hosts),
-                    peers=network.entries(but=name) if network is not None else (),
-                ),
-                "/etc/hostname": names.hostname(hostname),
-                "/etc/resolv.conf": names.resolv_conf(host_resolv_conf() if on_host else None),
-            },
+            files=location.files(name, hostname, host, spec.extra_hosts),
             volumes=mounts_of(spec, config.volumes, folders, volumes),
-            networks=attachments,
-            host_network=on_host,
+            networks=() if attachment is None else (attachment,),
+            host_network=location.on_host,
+            reaches_host=location.outbound or (names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host),
             read_only=spec.read_only,
             privileged=spec.privileged,
             capabilities=_capabilities(spec),
@@ -503,14 +498,18 @@ class Engine:
             classify=self._classify,
             limits=limits,
             cgroups=self._cgroups,
+            neighbour=None if location.on_host else location.neighbour,
         )
+        container.outbound = location.outbound
         undo.callback(container.close)
         with self._lock:
             self._open[identity] = container
         container.on_close(lambda: self._open.pop(identity, None))
-        if network is not None:
-            container.ip = host.ipv4
-            network.add(container, host)
+        if location.outbound:
+            container.ip = outbound.ADDRESS
+        if location.membership is not None and host is not None:
+            container.ip, container.ip6 = host.ipv4, host.ipv6
+            location.membership.network.add(container, host)
         return container
 
     def _classify(self, entries: list[dict[str, str]], lowers: Mapping[str, Sequence[str]]) -> list[changes.Change]:
@@ -524,7 +523,7 @@ class Engine:
         self._check_open()
         with self._lock:
             number = len(self._networks)
-            network = Network(self._supervisor, name or f"network{number}", number)
+            network = Network(self._supervisor, self._wires, name or f"network{number}", number)
             self._networks.append(network)
         return network
 
@@ -608,6 +607,7 @@ class Engine:
         self._pump.close()
         self._store.close()
         self._worker.close()
+        self._wires.close()
         self._crew.close()
         self._supervisor.close()
 
@@ -683,7 +683,9 @@ def _capabilities(spec: ContainerSpec) -> frozenset[str]:
         raise UsageError(str(error), hint="for instance NET_ADMIN, or ALL") from None
 
 
-def _check_network(spec: ContainerSpec) -> None:
-    network = spec.network
-    if not (network is None or network in ("none", "host") or isinstance(network, Network)):
-        raise UsageError(f"network={network!r}: it is 'none', 'host', or what Engine.network() gave")
+def _hostname(spec: ContainerSpec, neighbour: Container | None) -> str | None:
+    if neighbour is None:
+        return spec.hostname
+    if spec.hostname is not None:
+        raise UsageError("hostname= does not go with the network of another container", hint="it has that one's name")
+    return neighbour.spec.hostname

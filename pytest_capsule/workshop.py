@@ -19,8 +19,8 @@ from pytest_capsule._linux import capabilities, channel
 from pytest_capsule.build.folders import Status
 from pytest_capsule.build.steps import Command
 from pytest_capsule.errors import CommandNotFound
+from pytest_capsule.locations import host_resolv_conf
 from pytest_capsule.network import names
-from pytest_capsule.networks import host_resolv_conf
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, STDOUT

@@ -25,11 +25,13 @@ FLOORS = {
     "spec": {"errors"},
     "wait": {"errors"},
     "networks": {"errors", "_linux", "network", "runtime"},
+    "outbound": {"errors", "_linux", "network", "runtime"},
+    "locations": {"errors", "network", "networks", "runtime"},
     "volumes": {"errors", "runtime", "spec"},
     "archives": {"errors", "archive", "build", "oci", "store"},
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
-    "workshop": {"errors", "_linux", "build", "network", "networks", "runtime", "store"},
+    "workshop": {"errors", "_linux", "build", "locations", "network", "runtime", "store"},
     "progress": {"errors", "build"},
 }
 BELOW_ENGINE = set(FLOORS)

@@ -9,6 +9,7 @@ named tuples and no dataclasses: ``dataclasses`` would add 6 ms to the superviso
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -24,6 +25,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst, src, tos, table, protocol, scope, type, flags
+_QUEUE = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, info
 _ERROR = struct.Struct("=i")
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -39,6 +41,17 @@ _IFA_F_NODAD = 0x02
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _IFF_UP = 0x1
+
+_RTM_NEWQDISC, _RTM_DELQDISC = 36, 37
+_REPLACE = 0x100
+_TC_H_ROOT = 0xFFFFFFFF
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_NETEM_RATE, _NETEM_LATENCY64, _NETEM_JITTER64 = 6, 10, 11
+_NETEM_LIMIT = 1000  # packets on their way: tc's own
+_TBF_PARMS, _TBF_BURST = 1, 6
+_LINKLAYER_ETHERNET = 1
+_SHORTEST_BURST = 1 << 16  # one packet of a virtual link may be as long: GSO
+
 _NLA_F_NESTED = 0x8000
 _NLA_TYPE_MASK = 0x3FFF
 
@@ -178,6 +191,45 @@ class RouteSocket:
         """Delete a link; of a pair, both ends go."""
         body = _LINK.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
         self._change(_RTM_DELLINK, 0, body, "delete link", name)
+
+    def reset_queue(self, name: str) -> None:
+        """Give the link the queue back that it had from the start."""
+        try:
+            self._queue(_RTM_DELQDISC, 0, name, b"", "reset queue of")
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # it has no other
+                raise
+
+    def set_netem(self, name: str, *, latency: float, jitter: float, loss: float, rate: int) -> None:
+        """Delay (seconds) and lose (a part) what the link sends, at ``rate`` bytes a second (0: any).
+
+        ``OSError`` (ENOENT) where the kernel has no netem.
+        """
+        nanoseconds = [int(seconds * 1e9) for seconds in (latency, jitter)]
+        # tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter; the times are in the attributes, in full.
+        options = struct.pack("=6I", 0, _NETEM_LIMIT, int(loss * 0xFFFFFFFF), 0, 0, 0)
+        for kind, value in zip((_NETEM_LATENCY64, _NETEM_JITTER64), nanoseconds, strict=True):
+            options += _attribute(kind, struct.pack("=q", value))
+        if rate:
+            options += _attribute(_NETEM_RATE, struct.pack("=IiIi", min(rate, 0xFFFFFFFF), 0, 0, 0))
+        self._set_queue(name, "netem", options)
+
+    def set_token_bucket(self, name: str, *, rate: int) -> None:
+        """Let the link send ``rate`` bytes a second."""
+        burst = max(rate // 50, _SHORTEST_BURST)
+        speed = struct.pack("=BBHhHI", 0, _LINKLAYER_ETHERNET, 0, 0, 0, min(rate, 0xFFFFFFFF))  # tc_ratespec
+        # tc_tbf_qopt: rate, peak rate, limit, buffer, mtu
+        parameters = speed + bytes(len(speed)) + struct.pack("=III", burst * 4, 0, 0)
+        options = _attribute(_TBF_PARMS, parameters) + _number(_TBF_BURST, burst)
+        self._set_queue(name, "tbf", options)
+
+    def _set_queue(self, name: str, kind: str, options: bytes) -> None:
+        attributes = _text(_TCA_KIND, kind) + _attribute(_TCA_OPTIONS, options)
+        self._queue(_RTM_NEWQDISC, _CREATE | _REPLACE, name, attributes, f"set {kind} of")
+
+    def _queue(self, kind: int, flags: int, name: str, attributes: bytes, operation: str) -> None:
+        body = _QUEUE.pack(0, self.index(name), 0, _TC_H_ROOT, 0) + attributes
+        self._change(kind, flags, body, operation, name)
 
     def index(self, name: str) -> int:
         """The interface index of a link."""

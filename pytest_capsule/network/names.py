@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import UsageError
+from pytest_capsule.network.resolver import HOST_ADDRESS, HOST_NAME, NAMESERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pytest_capsule.network.addresses import Host
 
 HOST_GATEWAY = "host-gateway"
 """The word that stands for the gateway's address in an extra host, as in Docker."""
@@ -40,6 +43,11 @@ class HostEntry:
         return f"{self.address}\t{' '.join(self.names)}"
 
 
+def entries(host: Host, known_as: tuple[str, ...]) -> list[HostEntry]:
+    """The lines of a container with the addresses of ``host``: a client that asks for either kind finds it."""
+    return [HostEntry(address, known_as) for address in (host.ipv4, host.ipv6) if address]
+
+
 def parse_extra_hosts(
     extra_hosts: Mapping[str, str] | Iterable[str], *, gateway: str | None = None
 ) -> tuple[HostEntry, ...]:
@@ -51,6 +59,16 @@ def parse_extra_hosts(
         raise UsageError(f"extra_hosts is the text {extra_hosts!r}, not a mapping or a list", hint=_EXAMPLE)
     pairs = extra_hosts.items() if isinstance(extra_hosts, Mapping) else map(_split_extra_host, extra_hosts)
     return tuple(HostEntry(_address(name, address, gateway), (_name(name),)) for name, address in pairs)
+
+
+def host_entry() -> HostEntry:
+    """The host by its name, for a container that is on its network."""
+    return HostEntry("127.0.0.1", (HOST_NAME,))
+
+
+def gateway_entry() -> HostEntry:
+    """The host by its name, for a container that asks a name server which does not know it."""
+    return HostEntry(HOST_ADDRESS, (HOST_NAME,))
 
 
 def hosts(
@@ -77,14 +95,12 @@ def hostname(name: str) -> str:
 
 
 def resolv_conf(host: str | None = None) -> str:
-    """The text of ``/etc/resolv.conf``: the host's own for a container on the host's network, else one with no server.
+    """The text of ``/etc/resolv.conf``: the host's own for a container on the host's network, else the container's.
 
-    With no server a resolver asks 127.0.0.1, where nobody listens, and fails at once: a lookup of a name that is not in
-    ``/etc/hosts`` never waits.
+    A container's own name server knows the host and nobody else: a lookup of a name that is not in ``/etc/hosts`` never
+    waits.
     """
-    if host is not None:
-        return host
-    return "# This container has a network of its own and no way out of it: names are those in /etc/hosts.\n"
+    return f"nameserver {NAMESERVER}\n" if host is None else host
 
 
 def _split_extra_host(text: object) -> tuple[str, str]:

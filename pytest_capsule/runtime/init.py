@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import capabilities, channel, constants, netlink, syscalls
-from pytest_capsule.network import bridge
+from pytest_capsule.network import bridge, resolver
 from pytest_capsule.runtime import commands, files, placement, rootfs
 from pytest_capsule.runtime.feigned_root import FeignedRoot
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 CHANNEL = 3
+GATE = 4
+"""Descriptors that the supervisor leaves open: the engine's channel, and one on which to ask for a way to the host."""
+_PATIENCE = 10  # seconds for that way to be there
 # A program that is none: it is refused when all has been done to start it.
 _REHEARSAL = {"op": "exec", "argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": "", "tty": False}
 Reply = tuple[channel.Message, list[int]]
@@ -59,6 +62,8 @@ class Init:
         self._poll = select.poll()
         self._accounts = commands.Accounts()
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._names: socket.socket | None = None
+        self._gateway: socket.socket | None = None
         self._texts: rootfs.Texts = {}
         self._uppers: list[rootfs.Upper] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
@@ -75,6 +80,7 @@ class Init:
             "signal": self._signal,
             "signal_all": self._signal_all,
             "connect": self._connect,
+            "network": lambda _, __: ({}, [os.dup(self._own_network)]),
             "terminal": lambda _, __: ({}, list(commands.open_terminal())),
         }
 
@@ -86,6 +92,7 @@ class Init:
             self._texts = rootfs.prepare(mountpoint, self._identity, privileged=privileged, host_network=host_network)
             if not host_network:
                 netlink.loopback_up()
+                self._names = resolver.listen()
             capabilities.bound_to(variant["capabilities"], last_capability)
             self._rehearse()
             os.chdir(mountpoint)
@@ -125,6 +132,8 @@ class Init:
     def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
         for network, hub in zip(spec["networks"], hubs, strict=True):
             self._join(network, hub)
+        if spec["reaches_host"] and not self._reaches_host():
+            raise OSError(errno.EOPNOTSUPP, "this kernel has no nftables, which the way to the host needs", "network")
         if spec["feigns_root"]:
             self._feigned = FeignedRoot()
         if spec.get("memory"):
@@ -150,17 +159,48 @@ class Init:
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         self._poll.register(self._requests, select.POLLIN)
         self._poll.register(wake, select.POLLIN)
+        names = -1 if self._names is None else self._names.fileno()
+        if self._names is not None:
+            self._poll.register(self._names, select.POLLIN)
         while True:
             for fd, events in self._poll.poll():
                 if fd == wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 512)
                     self._reap()
+                elif fd == names and self._names is not None:
+                    with contextlib.suppress(OSError):
+                        self._resolve(self._names)
                 elif self._feigned is not None and fd in self._feigned:
                     if not self._feigned.serve(fd, events):
                         self._poll.unregister(fd)
                 elif not self._answer():
                     return
+
+    def _resolve(self, names: socket.socket) -> None:
+        """Answer one query; the first for the host's address opens the way to it."""
+        query, asker = resolver.receive(names)
+        asked = resolver.question(query)
+        if asked is None:
+            return
+        address, failed = None, False
+        if asked.name == resolver.HOST_NAME and asked.ipv4:
+            address = resolver.HOST_ADDRESS if self._reaches_host() else None
+            failed = address is None
+        names.sendto(resolver.answer(query, asked, address, failed=failed), asker)
+
+    def _reaches_host(self) -> bool:
+        """Whether there is a way to the host, which is made if there is none; it goes with this process."""
+        if self._gateway is None:
+            with socket.socket(fileno=os.dup(GATE)) as gate:
+                asked = channel.ask(gate, {}, [self._own_network])
+            try:
+                channel.answer(asked, _PATIENCE)
+            except OSError:
+                asked.close()
+                return False
+            self._gateway = asked
+        return True
 
     def _answer(self) -> bool:
         try:

@@ -78,6 +78,7 @@ class RuntimeSpec:
     volumes: tuple[Volume, ...] = ()
     networks: tuple[Attachment, ...] = ()
     host_network: bool = False
+    reaches_host: bool = False
     read_only: bool = False
     privileged: bool = False
     capabilities: frozenset[str] = frozenset()
@@ -116,6 +117,7 @@ class RuntimeSpec:
                 for volume in self.volumes
             ],
             "networks": [dict(network.arguments) for network in self.networks],
+            "reaches_host": self.reaches_host,
             "read_only": self.read_only,
             "privileged": self.privileged,
             "capabilities": sorted(self.capabilities),

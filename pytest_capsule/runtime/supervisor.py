@@ -96,10 +96,17 @@ class Supervisor:
         """The process' id, ``None`` before it is needed."""
         return self._process.pid if self._process else None
 
-    def container(self, variant: dict[str, Any], *, modules: Sequence[str] = ()) -> tuple[socket.socket, int]:
-        """A blank container: the channel to its init and the pidfd of it. ``modules`` are imported before the fork."""
-        delivered = self._delivered() if variant == PLAIN and not modules else None
-        channel_fd, pidfd = delivered or self._ask({"op": "container", "variant": variant, "modules": list(modules)})
+    def container(
+        self, variant: dict[str, Any], *, modules: Sequence[str] = (), network: int | None = None
+    ) -> tuple[socket.socket, int]:
+        """A blank container: the channel to its init and the pidfd of it. ``modules`` are imported before the fork.
+
+        ``network`` is a descriptor of the network namespace to be in, instead of one of its own.
+        """
+        networks = [] if network is None else [network]
+        delivered = self._delivered() if variant == PLAIN and not modules and not networks else None
+        message = {"op": "container", "variant": variant, "modules": list(modules)}
+        channel_fd, pidfd = delivered or self._ask(message, networks)
         return socket.socket(fileno=channel_fd), pidfd
 
     def order(self) -> None:
@@ -136,10 +143,10 @@ class Supervisor:
         channel_fd, pidfd = self._ask({"op": "serve", "module": module, "function": function})
         return socket.socket(fileno=channel_fd), pidfd
 
-    def _ask(self, message: channel.Message) -> list[int]:
+    def _ask(self, message: channel.Message, descriptors: Sequence[int] = ()) -> list[int]:
         control = self._control or self._started()
         try:
-            return channel.call(control, message)[1]
+            return channel.call(control, message, descriptors)[1]
         except BrokenPipeError:
             raise UnsupportedHost(f"the supervisor process has died: {self._last_words()}") from None
         except OSError as error:

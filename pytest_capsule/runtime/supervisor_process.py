@@ -10,6 +10,7 @@ process, mount and network namespace of theirs: the kernel sees to it, whoever i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import os
@@ -114,6 +115,9 @@ class Supervisor:
         self._blanks: list[tuple[int, socket.socket]] = []
         self._default_filters: dict[frozenset[str], bytes] = {}
         self._hubs: dict[int, int] = {}
+        self._calls, callers = channel.pair()
+        with callers:  # above those that a child has its own at
+            self._callers = fcntl.fcntl(callers, fcntl.F_DUPFD_CLOEXEC, init.GATE + 1)
         self._alive = os.pidfd_open(os.getpid())
         with open("/proc/sys/kernel/cap_last_cap") as file:
             self._last_capability = int(file.read())
@@ -131,6 +135,7 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._engine, select.POLLIN)
+        poll.register(self._calls, select.POLLIN)
         while True:
             ready = poll.poll(self._patience if len(self._blanks) < self._wanted else None)
             if not ready:
@@ -138,8 +143,13 @@ class Supervisor:
                 with contextlib.suppress(OSError):  # whoever asks next is told
                     self._blanks.append(self._fork_init(PLAIN))
                 continue
-            if any(fd == self._engine for fd, _ in ready):
+            descriptors = [fd for fd, _ in ready]
+            if self._engine in descriptors:
                 break
+            if self._calls.fileno() in descriptors:
+                self._open_gateway()
+            if self._control.fileno() not in descriptors:
+                continue
             try:
                 received = channel.receive(self._control)
             except OSError:  # no room for its descriptors: who asked sees its end of the answers closed
@@ -151,25 +161,41 @@ class Supervisor:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], 5)
 
+    def _open_gateway(self) -> None:
+        """A container's init asks for a way to the host: its answers go there, and its network is given to it."""
+        with contextlib.suppress(OSError):  # the init has gone meanwhile, or there is no room: it waits no longer
+            _, descriptors = channel.receive(self._calls) or ({}, [])
+            try:
+                child, pidfd = self._serve_function({"module": "pytest_capsule.network.gateway", "function": "serve"})
+                os.close(pidfd)
+                with socket.socket(fileno=child) as sock:
+                    channel.send(sock, {}, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
     def _answer(self, message: channel.Message, descriptors: list[int]) -> None:
         reply: list[int] = []
         with socket.socket(fileno=descriptors.pop(0)) as answers, contextlib.suppress(BrokenPipeError):
             try:
-                reply = self._operations[message["op"]](message)
+                reply = self._operations[message["op"]](message | {"descriptors": descriptors})
                 channel.send(answers, {}, reply)
             except Exception as error:
                 channel.send(answers, channel.failure(error))
             finally:
-                for fd in reply:
+                for fd in (*reply, *descriptors):
                     os.close(fd)
 
     def _container(self, message: channel.Message) -> list[int]:
         for module in message["modules"]:  # a child cannot import any more once it has pivoted
             importlib.import_module(module)
-        ordinary = message["variant"] == PLAIN and not message["modules"]
+        networks: list[int] = message.get("descriptors", [])
+        ordinary = message["variant"] == PLAIN and not message["modules"] and not networks
         if ordinary:
             self._wanted = self._most
-        pidfd, ours = self._blanks.pop(0) if ordinary and self._blanks else self._fork_init(message["variant"])
+        pidfd, ours = (
+            self._blanks.pop(0) if ordinary and self._blanks else self._fork_init(message["variant"], *networks)
+        )
         return [ours.detach(), pidfd]
 
     def _order(self, _: dict[str, Any]) -> list[int]:
@@ -177,12 +203,14 @@ class Supervisor:
         self._patience = 0
         return self._container({"variant": PLAIN, "modules": []})
 
-    def _fork_init(self, variant: dict[str, Any]) -> Blank:
-        flags = _NAMESPACES | (0 if variant["host_network"] else constants.CLONE_NEWNET)
+    def _fork_init(self, variant: dict[str, Any], network: int = -1) -> Blank:
+        """An init; in a network namespace of its own, or the host's, or the one behind the descriptor ``network``."""
+        flags = _NAMESPACES | (0 if variant["host_network"] or network >= 0 else constants.CLONE_NEWNET)
         programs = self._filters(variant)
         return self._fork(
             flags,
             lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant, programs),
+            network=network,
         )
 
     def _filters(self, variant: dict[str, Any]) -> list[bytes]:
@@ -194,8 +222,8 @@ class Supervisor:
             self._default_filters[granted] = filters.default_filter(granted, os.uname().machine)
         return [self._default_filters[granted]]
 
-    def _fork(self, flags: int, child: Callable[[], NoReturn]) -> Blank:
-        """Clone a child that keeps nothing but its channel, on descriptor 3, and the three below it."""
+    def _fork(self, flags: int, child: Callable[[], NoReturn], *, network: int = -1) -> Blank:
+        """Clone a child that keeps its channel, on descriptor 3, the way to call us, on 4, and the three below."""
         ours, theirs = channel.pair()
         pid, pidfd = syscalls.clone(flags)
         if pid == 0:
@@ -205,8 +233,11 @@ class Supervisor:
                     os._exit(1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
+                if network >= 0:
+                    syscalls.setns(network, constants.CLONE_NEWNET)
                 os.dup2(theirs.fileno(), init.CHANNEL, inheritable=False)
-                syscalls.close_range(init.CHANNEL + 1)
+                os.dup2(self._callers, init.GATE, inheritable=False)
+                syscalls.close_range(init.GATE + 1)
                 child()
             finally:
                 os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import queue
 import socket
 import threading
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule._linux import channel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_capsule.runtime.supervisor import Supervisor
 
 
@@ -21,9 +24,12 @@ def serve(sock: socket.socket) -> None:
         with socket.socket(fileno=descriptors.pop(0)) as answers:
             try:
                 function: Any = getattr(importlib.import_module(message["module"]), message["function"])
-                channel.send(answers, {"value": function(*message["args"])})
+                channel.send(answers, {"value": function(*message["args"], *descriptors)})
             except Exception as error:
                 channel.send(answers, channel.failure(error))
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
 
 class Worker:
@@ -34,13 +40,13 @@ class Worker:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
-    def call(self, module: str, function: str, *args: Any) -> Any:
-        """Call ``module.function(*args)`` there; arguments and value are plain."""
+    def call(self, module: str, function: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
+        """Call ``module.function(*args, *descriptors)`` there; arguments and value are plain."""
         with self._lock:
             if self._socket is None:
                 self._socket, _ = self._supervisor.serve(__name__, "serve")
         message = {"module": module, "function": function, "args": args}
-        return channel.call(self._socket, message)[0]["value"]
+        return channel.call(self._socket, message, descriptors)[0]["value"]
 
     def close(self) -> None:
         """Let the process end."""

@@ -85,6 +85,6 @@ def test_a_hostname_that_the_kernel_or_a_resolver_refuses_is_refused_first(name)
         hostname(name)
 
 
-def test_resolv_conf_has_no_server_on_a_network_of_its_own_and_is_the_hosts_on_the_hosts():
-    assert all(line.startswith("#") for line in resolv_conf().splitlines())
-    assert resolv_conf("nameserver 192.0.2.1\n") == "nameserver 192.0.2.1\n"
+def test_resolv_conf_names_the_containers_own_server_and_is_the_hosts_on_the_hosts():
+    assert resolv_conf() == "nameserver 127.0.0.11\n"
+    assert resolv_conf("nameserver 10.0.0.1\n") == "nameserver 10.0.0.1\n"
