@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_capsule.build.checks import check_plan
 from pytest_capsule.build.context import Context
+from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
 from pytest_capsule.build.failure import Remains, StageFailed
@@ -76,6 +77,7 @@ def build(
         escape=dockerfile.escape,
         find_tree=stages.tree_of,
         reasons=reasons,
+        epoch=Epoch.of(wanted.build_args, arguments),
     )
     remains = Remains.of(wanted)
     try:

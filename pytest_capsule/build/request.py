@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_capsule.build import epoch
 from pytest_capsule.dockerfile import IgnoreRules
 from pytest_capsule.errors import UsageError
 
@@ -57,6 +58,8 @@ def request(
     for candidate in candidates:
         if candidate.is_file():
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
+            if epoch.NAME in os.environ:  # as docker buildx passes it on
+                arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
             return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache)
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"

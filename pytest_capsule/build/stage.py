@@ -16,6 +16,7 @@ from typing import Any
 from pytest_capsule.build import history
 from pytest_capsule.build.configuration import DEFAULT_SHELL, configured, working_directory
 from pytest_capsule.build.context import Context
+from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
 from pytest_capsule.build.failure import StageFailed
 from pytest_capsule.build.labels import Numbering, shown
@@ -48,6 +49,7 @@ class Surroundings:
     find_tree: Callable[[str, ins.Instruction], Tree]
     """The tree that ``COPY --from`` names."""
     reasons: Reasons
+    epoch: Epoch | None = None
 
 
 @dataclass
@@ -72,9 +74,10 @@ class Stage:
 
     def image(self) -> Image:
         """The image as it is now."""
-        return self.around.store.put(
-            self.config.with_created(self.created), self.tree.layers, self.tree.host_directories
-        )
+        config = self.config.with_created(self.created)
+        if self.around.epoch is not None:
+            config = self.around.epoch.clamped(config)
+        return self.around.store.put(config, self.tree.layers, self.tree.host_directories)
 
     def carry_out(self, instruction: ins.Instruction, *, is_trigger: bool = False) -> None:
         """Expand one instruction and apply it."""
@@ -203,7 +206,7 @@ class Stage:
             "scripts": command.scripts,
         }
         work = partial(_run, self.around.workshop, self.tree, command)
-        self._change_files(instruction, history.run(command.argv, self.declared), inputs, work)
+        self._change_files(instruction, history.run(command.argv, self.declared), inputs, work, has_own_times=True)
 
     @_apply.register
     def _(self, instruction: ins.Transfer) -> None:
@@ -214,7 +217,8 @@ class Stage:
                 placement.carry_out(self.around.workshop, self.tree, scratch)
 
             said = history.transfer(instruction)
-            self._change_files(instruction, said, placement.inputs(), work, contents=placement.contents)
+            unpacks = any(placement.archives)
+            self._change_files(instruction, said, placement.inputs(), work, placement.contents, has_own_times=unpacks)
 
     @contextlib.contextmanager
     def _source_of(self, instruction: ins.Transfer) -> Iterator[Context]:
@@ -232,8 +236,17 @@ class Stage:
         inputs: Mapping[str, Any],
         work: Work,
         contents: Callable[[], Mapping[str, str]] = dict,
+        *,
+        has_own_times: bool = False,
     ) -> None:
-        """Take the step's layer from the cache, or carry the step out and let what it wrote become one."""
+        """Take the step's layer from the cache, or carry the step out and let what it wrote become one.
+
+        ``has_own_times`` says that files have times that mean something, which only an epoch before them changes.
+        """
+        if self.around.epoch is not None:
+            seconds = self.around.epoch.seconds
+            inputs = {**inputs, "epoch": seconds}
+            work = partial(_dated, self.around.store, work, seconds, older=not has_own_times)
         key = step_key(self.key, inputs)
         step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents)
         name = shown(instruction, self.variables, self.around.escape)
@@ -244,7 +257,7 @@ class Stage:
             raise self._failed(instruction, failure) from None
         self.reasons.is_done(step)
         self.key = key
-        self.created = result.created
+        self.created = result.created if self.around.epoch is None else self.around.epoch.text
         if result.layer is not None:
             self.tree = replace(self.tree, layers=(*self.tree.layers, result.layer))
         self._note(said, layer=result.layer is not None)
@@ -262,6 +275,11 @@ class Stage:
 
     def _workdir(self) -> str:
         return self.config.config.working_dir or "/"
+
+
+def _dated(store: Store, work: Work, seconds: int, scratch: Path, output: Output, *, older: bool) -> None:
+    work(scratch, output)
+    store.date(scratch / "fs", seconds, older=older)
 
 
 def _run(workshop: Workshop, tree: Tree, command: Command, scratch: Path, output: Output) -> None:

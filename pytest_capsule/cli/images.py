@@ -7,9 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.cli.table import age, moment, size, table
+from pytest_capsule.cli.table import age, size, table
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
 from pytest_capsule.oci.reference import Reference
+from pytest_capsule.store.image import moment
 
 if TYPE_CHECKING:
     import argparse

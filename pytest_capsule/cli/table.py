@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import re
 from typing import TYPE_CHECKING
 
+from pytest_capsule.store.image import moment
+
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Sequence
 
 _PADDING = 3
 _NARROWEST = 10
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,14 +30,6 @@ def size(count: int) -> str:
             return f"{value:.3g}{unit}"
         value /= 1000
     raise AssertionError
-
-
-def moment(text: str) -> datetime.datetime | None:
-    """The time that an image config writes (RFC 3339, to whole seconds); ``None`` where it has none."""
-    found = _RFC3339.fullmatch(text)
-    if found is None or found[1].startswith("0001-"):
-        return None
-    return datetime.datetime.fromisoformat(found[1] + (found[2] if found[2] != "Z" else "+00:00"))
 
 
 def age(text: str, now: datetime.datetime) -> str:

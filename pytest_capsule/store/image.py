@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from pytest_capsule.oci.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,14 @@ def now() -> str:
     """This moment as image configs write it: RFC 3339, in UTC."""
     moment = datetime.datetime.now(datetime.timezone.utc)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def moment(text: str) -> datetime.datetime | None:
+    """The time that an image config writes (RFC 3339, to whole seconds); ``None`` where it has none."""
+    found = _RFC3339.fullmatch(text)
+    if found is None or found[1].startswith("0001-"):
+        return None
+    return datetime.datetime.fromisoformat(found[1] + (found[2] if found[2] != "Z" else "+00:00"))
 
 
 def identify(config: ImageConfig, layers: tuple[Layer, ...], host_directories: tuple[str, ...]) -> str:

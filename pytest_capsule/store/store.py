@@ -175,6 +175,10 @@ class Store:
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
 
+    def date(self, tree: Path, seconds: int, *, older: bool) -> None:
+        """Let what lies in ``tree`` be no later than that time (since 1970), and with ``older`` no earlier either."""
+        self._call("set_times" if older else "clamp_times", str(tree), str(seconds))
+
     def layer(self, name: str, *, use: bool = True) -> Layer:
         """The layer of that name; one named by a path is a directory of the host.
 

@@ -1,4 +1,4 @@
-"""Whole directory trees of the store: measured, moved and removed.
+"""Whole directory trees of the store: measured, moved, dated and removed.
 
 Their files may belong to ids that only the supervisor's user namespace may touch, so these functions are also called
 there by name (``runtime.worker``): they take and give plain values.
@@ -11,12 +11,14 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def call(function: str, *paths: str) -> Any:
-    """Call ``size``, ``remove`` or ``move`` by its name."""
-    functions: dict[str, Callable[..., Any]] = {"size": size, "remove": remove, "move": move}
+    """Call ``size``, ``remove``, ``move``, ``set_times`` or ``clamp_times`` by its name."""
+    functions: dict[str, Callable[..., Any]] = {
+        one.__name__: one for one in (size, remove, move, set_times, clamp_times)
+    }
     return functions[function](*paths)
 
 
@@ -30,6 +32,25 @@ def size(path: str) -> int:
                 seen.add(info.st_ino)
                 total += info.st_size
     return total
+
+
+def set_times(path: str, seconds: str) -> None:
+    """Let everything beneath ``path``, and it itself, be of that time."""
+    for one in _everything(path):
+        os.utime(one, (int(seconds), int(seconds)), follow_symlinks=False)
+
+
+def clamp_times(path: str, seconds: str) -> None:
+    """Let nothing beneath ``path``, nor it itself, be of a later time."""
+    for one in _everything(path):
+        if os.lstat(one).st_mtime_ns > int(seconds) * 10**9:
+            os.utime(one, (int(seconds), int(seconds)), follow_symlinks=False)
+
+
+def _everything(path: str) -> Iterator[str]:
+    yield path
+    for folder, folders, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in (*folders, *names))
 
 
 def move(path: str, target: str) -> None:
