@@ -134,3 +134,19 @@ def test_the_root_of_an_image_is_open_to_everybody(tmp_path):
     finally:
         os.umask(before)
     assert modes == {"/": 0o755, "/etc": 0o755, "/etc/hosts": 0o644}
+
+
+def test_sixty_layers_are_built_run_and_committed(project):
+    text = "FROM capsule/host\n" + "".join(f"RUN echo {n} > /layer{n}; echo {n} > /last\n" for n in range(60))
+    image = project.build(text)
+    assert len(image.layers) >= 60
+    look = "cat /last; ls / | grep -c ^layer; rm /layer0; echo over > /layer59"
+    with project.engine.run(image, command=["sh", "-c", look]) as container:
+        assert container.wait(timeout=60) == 0
+        assert container.logs() == "59\n60\n"
+        committed = container.commit()
+    with project.engine.run(committed, command=["sh", "-c", "ls / | grep -c ^layer; cat /layer59"]) as container:
+        assert container.wait(timeout=60) == 0
+        assert container.logs() == "59\nover\n"
+    assert project.build(text + "RUN test $(ls / | grep -c ^layer) = 60\n")
+    assert project.count() == {"cached": 60, "done": 1}

@@ -1,9 +1,14 @@
 """Several processes on one store: each step is done once, and whoever is killed leaves it as good as it was."""
 
+import collections
+import contextlib
 import os
+import random
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -54,6 +59,71 @@ def test_builders_at_once_do_each_step_once(tmp_path, context, processes):
     assert sorted(step for kind, step, *_ in lines if kind == "start" and step != "0") == ["2", "3", "4", "5"]
     assert sum(kind == "done" and step != "0" for kind, step, *_ in lines) == 4
     assert len({words[0] for kind, _, *words in lines if kind == "id"}) == 1
+
+
+GRAPH = """\
+FROM capsule/host AS base
+SHELL ["/bin/bash", "-c"]
+FROM base AS a
+RUN {count} a1; echo a > /a
+RUN {count} a2; echo more >> /a
+FROM base AS b
+RUN {count} b1; echo b > /b
+FROM base
+COPY --from=a /a /
+COPY --from=b /b /
+COPY file /file
+RUN {count} last; cat /a /b /file > /all
+"""
+
+
+@pytest.fixture
+def counter():
+    """A port on the host that counts the words sent to it: what a RUN really did."""
+    words = collections.Counter()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            words[self.rfile.readline().decode().strip()] += 1
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        words.send = f"exec 3>/dev/tcp/127.0.0.1/{server.server_address[1]}; echo >&3"
+        yield words
+        server.shutdown()
+
+
+def test_builders_of_one_graph_at_once_run_each_command_once(tmp_path, context, counter):
+    (context / "file").write_text("f\n")
+    (context / "Dockerfile").write_text(GRAPH.format(count=counter.send))
+    running = [builder(tmp_path / "cache", context) for _ in range(8)]
+    ended = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * 8, ended
+    assert dict(counter) == {"a1": 1, "a2": 1, "b1": 1, "last": 1}
+    assert len({out.splitlines()[-1] for out, _ in ended}) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_builders_that_are_killed_at_any_moment_leave_a_store_that_works(tmp_path, context, counter, seed):
+    chance = random.Random(seed)
+    (context / "file").write_text("f\n")
+    (context / "Dockerfile").write_text(GRAPH.format(count=counter.send))
+    for _ in range(4):
+        process = builder(tmp_path / "cache", context)
+        try:
+            for _ in range(chance.randrange(12)):
+                process.stdout.readline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.random() / 10)
+        finally:
+            process.kill()
+            process.communicate(timeout=60)
+    with Engine(cache_dir=tmp_path / "cache") as engine:
+        image = engine.build(context)
+        with engine.run(image, command=[]) as container:
+            assert container.read_text("/all") == "a\nmore\nb\nf\n"
+        assert engine.verify().problems == ()
+    assert [path.name for path in (tmp_path / "cache").glob("*/tmp/*")] == []
 
 
 def test_a_builder_that_is_killed_leaves_a_store_that_works(tmp_path, context):
