@@ -154,7 +154,9 @@ class Steps(Silent):
         self._images[name](event)
 
     def finished(self, name: str, end: Finished) -> None:
-        """Show what has failed; what was built has said so."""
+        """Show what has failed and what was warned of; what was built has said so."""
+        if name in self._images:
+            self._images.pop(name).close()
         if end.failure is not None:
             self._write_lines(name, f"failed after {end.seconds:.1f} s; the tests that need it say why")
 

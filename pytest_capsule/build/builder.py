@@ -17,7 +17,7 @@ from pytest_capsule.build.context import Context
 from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
-from pytest_capsule.build.failure import Remains, StageFailed
+from pytest_capsule.build.failure import Remains
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
@@ -63,34 +63,38 @@ def build(
     with _step(tell, "load .dockerignore"):
         rules = wanted.ignore_rules()
     _check(wanted, plan, rules, tell)
-    memory_name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
-    context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(memory_name))
-    stages = Stages(dockerfile, plan)
-    reasons = Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)
-    around = Surroundings(
-        store=store,
-        workshop=workshop,
-        execution=Execution(store, schedule.tell, canceled, no_cache=wanted.no_cache),
-        context=context,
-        build_args=wanted.build_args,
-        global_args=arguments,
-        escape=dockerfile.escape,
-        find_tree=stages.tree_of,
-        reasons=reasons,
-        epoch=Epoch.of(wanted.build_args, arguments),
-    )
-    remains = Remains.of(wanted)
-    try:
-        with contextlib.closing(reasons):
-            schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
-    except StageFailed as failed:
-        raise remains.keep(store, failed) from None
-    remains.forget(store)
+    with (
+        _remembered_context(wanted, rules, store) as context,
+        contextlib.closing(Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)) as reasons,
+        Remains.of(wanted).kept(store),
+    ):
+        stages = Stages(dockerfile, plan)
+        around = Surroundings(
+            store=store,
+            workshop=workshop,
+            execution=Execution(store, schedule.tell, canceled, no_cache=wanted.no_cache),
+            context=context,
+            build_args=wanted.build_args,
+            global_args=arguments,
+            escape=dockerfile.escape,
+            find_tree=stages.tree_of,
+            reasons=reasons,
+            epoch=Epoch.of(wanted.build_args, arguments),
+        )
+        schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
     image = stages[plan.target].image()
-    if context.changed:
-        store.remember(memory_name, context.memory)
     tell(BuildEvent("image", str(image), text=image.id))
     return image
+
+
+@contextlib.contextmanager
+def _remembered_context(wanted: Request, rules: IgnoreRules | None, store: Store) -> Iterator[Context]:
+    """The build context, with the digests of its files from last time; those of this time are kept in the end."""
+    name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
+    context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(name))
+    yield context
+    if context.changed:
+        store.remember(name, context.memory)
 
 
 def _signed(tell: Callable[[BuildEvent], None], dockerfile: str) -> Callable[[BuildEvent], None]:

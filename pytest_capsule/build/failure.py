@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_capsule.build.execution import StepFailed
@@ -45,18 +47,22 @@ class Remains:
         name = f"failed/{folder}-{hashlib.sha256(os.fsencode(wanted.dockerfile)).hexdigest()[:8]}"
         return cls(f"{name}:before", f"{name}:after")
 
-    def forget(self, store: Store) -> None:
-        """The build has worked: nobody will look there any more."""
+    @contextlib.contextmanager
+    def kept(self, store: Store) -> Iterator[None]:
+        """Keep what is left of a stage that fails inside, and raise ``BuildError``; forget it where none does."""
+        try:
+            yield
+        except StageFailed as failed:
+            self._forget(store)
+            store.tag(failed.before, self.before)
+            if failed.after is not None:
+                store.tag(failed.after, self.after)
+            raise self._error(failed) from None
+        self._forget(store)
+
+    def _forget(self, store: Store) -> None:
         for name in (self.before, self.after):
             store.untag(name)
-
-    def keep(self, store: Store, failed: StageFailed) -> BuildError:
-        """Name the images, and make (not raise) the error."""
-        self.forget(store)
-        store.tag(failed.before, self.before)
-        if failed.after is not None:
-            store.tag(failed.after, self.after)
-        return self._error(failed)
 
     def _error(self, failed: StageFailed) -> BuildError:
         failure, origin, before, after = failed.failure, failed.instruction.origin, failed.before, failed.after

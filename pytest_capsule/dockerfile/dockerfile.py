@@ -14,7 +14,7 @@ from pytest_capsule.dockerfile.text import did_you_mean, quote
 from pytest_capsule.errors import DockerfileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _INDEX: Final = re.compile(r"[+-]?[0-9]{1,9}")
 
@@ -99,10 +99,14 @@ def parse(source: bytes | str, path: str = "Dockerfile") -> Dockerfile:
     come back from ``str.encode("utf-8", "surrogateescape")``.
     """
     tree = parse_tree(source, path)
-    directives = read_directives(source)
-    meta_args, stages = _stages(tree)
+    return assemble(tree, (to_instruction(node, tree.escape) for node in tree.nodes), read_directives(source))
+
+
+def assemble(tree: Tree, instructions: Iterable[Instruction], directives: Mapping[str, str]) -> Dockerfile:
+    """Put the instructions of a tree's nodes together; raise ``DockerfileError`` where they make no stages."""
+    meta_args, stages = _stages(tree, instructions)
     return Dockerfile(
-        path=path,
+        path=tree.path,
         meta_args=meta_args,
         stages=stages,
         escape=tree.escape,
@@ -132,11 +136,10 @@ def parse_trigger(expression: str, origin: Origin | None = None) -> Instruction:
     return instruction
 
 
-def _stages(tree: Tree) -> tuple[tuple[Arg, ...], tuple[Stage, ...]]:
+def _stages(tree: Tree, instructions: Iterable[Instruction]) -> tuple[tuple[Arg, ...], tuple[Stage, ...]]:
     meta_args: list[Arg] = []
     stages: list[tuple[From, list[Instruction]]] = []
-    for node in tree.nodes:
-        instruction = to_instruction(node, tree.escape)
+    for node, instruction in zip(tree.nodes, instructions, strict=True):
         if isinstance(instruction, From):
             stages.append((instruction, []))
         elif stages:

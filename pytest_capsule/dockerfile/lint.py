@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pytest_capsule.dockerfile import instructions as ins
-from pytest_capsule.dockerfile.dockerfile import Dockerfile, Stage, parse
+from pytest_capsule.dockerfile.dockerfile import Dockerfile, Stage, assemble
 from pytest_capsule.dockerfile.dockerignore import IgnoreRules
 from pytest_capsule.dockerfile.meaning import to_instruction
 from pytest_capsule.dockerfile.parser import Node, Tree, parse_tree, read_directives
@@ -105,14 +105,13 @@ def lint(
     cannot be read.
     """
     given = build_args or {}
-    text = given[OVERRIDE] if OVERRIDE in given else read_directives(source).get("check", "")
-    options = CheckOptions.parse(text)
+    directives = read_directives(source)
+    options = CheckOptions.parse(given[OVERRIDE] if OVERRIDE in given else directives.get("check", ""))
     findings = _Findings(options)
     found: DockerfileError | None = None
     try:
         tree = parse_tree(source, path)
-        _check_text(tree, findings)
-        dockerfile = parse(source, path)
+        dockerfile = assemble(tree, _checked(tree, findings), directives)
         _check_names(dockerfile, findings)
         _check_casing(tree, findings)
         checker = _Checker(dockerfile, tree, findings, dict(platforms or {}), given, bases or {}, ignore)
@@ -140,8 +139,9 @@ class _Findings:
         return tuple(sorted(dict.fromkeys(self.found), key=lambda warning: warning.line))
 
 
-def _check_text(tree: Tree, findings: _Findings) -> None:
-    """What is seen without the meaning of all instructions, so that it is told even where one has none."""
+def _checked(tree: Tree, findings: _Findings) -> list[ins.Instruction]:
+    """The instructions, each checked by itself, so that what is found is told even where a later one has no meaning."""
+    instructions: list[ins.Instruction] = []
     for node in tree.nodes:
         check = read_directives("\n".join(f"# {one}" for one in node.comments if one.startswith("check"))).get("check")
         if check is not None:
@@ -153,6 +153,7 @@ def _check_text(tree: Tree, findings: _Findings) -> None:
         findings.warn("NoEmptyContinuation", warning.line, "Empty continuation line")
     for node in tree.nodes:
         instruction = to_instruction(node, tree.escape)
+        instructions.append(instruction)
         line = node.origin.line
         if isinstance(instruction, ins.From):
             _check_from(node, findings)
@@ -161,6 +162,7 @@ def _check_text(tree: Tree, findings: _Findings) -> None:
             _check_comment(node, [one.name for one in instruction.declarations], findings)
         elif isinstance(instruction, ins.Maintainer):
             findings.warn("MaintainerDeprecated", line, "Maintainer instruction is deprecated in favor of using label")
+    return instructions
 
 
 def _check_from(node: Node, findings: _Findings) -> None:

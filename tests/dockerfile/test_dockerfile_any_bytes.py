@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_capsule.dockerfile import Expander, parse, parse_tree
+from pytest_capsule.dockerfile.lint import lint
 from pytest_capsule.errors import DockerfileError
 
 PIECES = [
@@ -19,7 +22,9 @@ PIECES = [
 
 
 def read(source):
-    """Parse, dump and expand ``source``; every refusal has a line and the text of that line."""
+    """Parse, dump, check and expand ``source``; every refusal has a line and the text of that line."""
+    with contextlib.suppress(DockerfileError):  # of options in a check directive
+        lint(source)
     try:
         parse_tree(source).dump()
         dockerfile = parse(source)
