@@ -1,6 +1,11 @@
 """Why a step was not taken from the cache: its event says which of its inputs has changed."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+
+from pytest_capsule import Engine
 
 DOCKERFILE = """\
 FROM capsule/host
@@ -96,13 +101,12 @@ def test_another_base(project):
     assert reasons(project) == {2: "what its stage is built on has changed", 3: PARENT}
 
 
-def test_a_layer_that_was_removed(project):
-    import shutil
-
-    layer = project.build("FROM scratch\nWORKDIR /removed-layer\n").layers[0]
-    shutil.rmtree(layer.path)
-    shutil.rmtree(layer.path.removesuffix("/fs"))
-    project.build()
+def test_a_layer_that_was_removed(project, tmp_path):
+    with Engine(cache_dir=tmp_path / "cache") as engine:
+        project.engine = engine
+        (layer,) = project.build("FROM scratch\nWORKDIR /removed-layer\n").layers
+        shutil.rmtree(Path(layer.path).parent)
+        project.build()
     assert reasons(project) == {2: "its layer is not in the store any more"}
 
 
