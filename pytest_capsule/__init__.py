@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_capsule import wait
+    from pytest_capsule import services, wait
     from pytest_capsule.build.events import BuildEvent
     from pytest_capsule.distribution import TransferEvent
     from pytest_capsule.dockerfile.lint import LintResult
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeout,
     )
-    from pytest_capsule.factories import container_fixture, image_fixture, network_fixture
+    from pytest_capsule.factories import container_fixture, image_fixture, network_fixture, service_fixture
     from pytest_capsule.networks import Network
     from pytest_capsule.runtime.changes import Change
     from pytest_capsule.runtime.container import Container
@@ -70,7 +70,7 @@ _HOMES = {
         "UsageError",
         "WaitTimeout",
     ),
-    "pytest_capsule.factories": ("container_fixture", "image_fixture", "network_fixture"),
+    "pytest_capsule.factories": ("container_fixture", "image_fixture", "network_fixture", "service_fixture"),
     "pytest_capsule.networks": ("Network",),
     "pytest_capsule.runtime.changes": ("Change",),
     "pytest_capsule.runtime.container": ("Container",),
@@ -114,13 +114,15 @@ __all__ = [
     "container_fixture",
     "image_fixture",
     "network_fixture",
+    "service_fixture",
+    "services",
     "wait",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "wait":
-        return importlib.import_module("pytest_capsule.wait")
+    if name in ("services", "wait"):
+        return importlib.import_module(f"pytest_capsule.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

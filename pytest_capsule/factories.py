@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from pytest_capsule.networks import Network
     from pytest_capsule.runtime.container import Container
+    from pytest_capsule.services.service import RunningService, Service
     from pytest_capsule.session import CapsuleSession
     from pytest_capsule.store.image import Image
+    from pytest_capsule.volumes import Volumes
 
 Scope = Literal["session", "package", "module", "class", "function"]
 _ASKED = "_capsule_asked"
@@ -65,6 +67,41 @@ def container_fixture(image: Any = None, *, scope: Scope = "function", **keyword
                 container = _capsule_session.start(asked.spec, asked.folders(request.config), volumes)
             with container:
                 yield container
+
+    return _made(fixture, scope, asked)
+
+
+def service_fixture(
+    service: Service,
+    *,
+    scope: Scope = "function",
+    prepare: Callable[[RunningService], object] | None = None,
+    **keywords: Any,
+) -> Callable[..., RunningService]:
+    """A fixture that gives a ``RunningService`` of the catalogue; ``keywords`` change those of its container.
+
+    ``prepare`` is called once a session with the service started for it (to create tables, say); what it leaves is
+    committed, and every container of the fixture begins with it, each with a copy of its own.
+    """
+    service = service.with_keywords(**keywords)
+    asked = _asked(**service.keywords)
+    prepared: dict[CapsuleSession, Service] = {}
+
+    def start(session: CapsuleSession, wanted: Service, config: pytest.Config, volumes: Volumes) -> RunningService:
+        spec = ContainerSpec.of(**wanted.keywords)
+        return wanted.at(session.start(spec, asked.folders(config), volumes))
+
+    def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[RunningService]:
+        with _capsule_session.engine.volume_scope() as volumes:
+            with explaining(asked.where, request.config):
+                if prepare is not None and _capsule_session not in prepared:
+                    with start(_capsule_session, service, request.config, volumes) as first:
+                        prepare(first)
+                        prepared[_capsule_session] = first.keep()
+                wanted = prepared.get(_capsule_session, service)
+                running = start(_capsule_session, wanted, request.config, volumes)
+            with running:
+                yield running
 
     return _made(fixture, scope, asked)
 

@@ -45,11 +45,12 @@ FLOORS |= {
     "prefetch_view": {"build", "progress"},
     "prefetch": {"build", "errors", "factories", "marks", "prefetch_view", "session", "spec", "volumes"},
     "fixtures": {"errors", "prefetch", "engine", "marks", "session", "runtime", "spec"},
-    "factories": {"errors", "marks", "networks", "runtime", "session", "spec", "store"},
+    "services": {"engine", "errors", "runtime", "spec", "wait"},
+    "factories": {"services", "volumes", "errors", "marks", "networks", "runtime", "session", "spec", "store"},
     "plugin": {"errors", "check", "engine", "fixtures", "hookspecs", "progress", "runtime", "session", "settings"},
     "cli": BELOW_ENGINE | {"engine", "check", "__init__"},
     "__main__": {"cli"},
-    "__init__": BELOW_ENGINE | {"engine", "factories"},
+    "__init__": BELOW_ENGINE | {"engine", "factories", "services"},
 }
 
 

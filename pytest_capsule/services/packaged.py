@@ -1,0 +1,103 @@
+"""Servers as distributions package them, started without an official image's entrypoint: shell scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_capsule.errors import UsageError
+from pytest_capsule.spec import Build
+
+HOST_IMAGE = "capsule/host"
+
+
+def source(packaged: Any, from_host: bool) -> dict[str, Any] | None:
+    """The keywords of the image that has the packaged server; ``None`` where the official image is meant."""
+    if from_host and packaged is not None:
+        raise UsageError("a service is from_host or from a packaged= image, not both")
+    if from_host:
+        return {"image": HOST_IMAGE}
+    if packaged is None:
+        return None
+    return {"build": packaged} if isinstance(packaged, Build) else {"image": packaged}
+
+
+def script(text: str) -> list[str]:
+    """A script as a container's command."""
+    return ["/bin/sh", "-euc", text]
+
+
+# In each of them what is there already is left as it is: a container of a committed image begins where that ended.
+
+POSTGRES = """\
+PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)
+umask 077
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    printf %s "$POSTGRES_PASSWORD" >/tmp/password
+    initdb --pgdata="$PGDATA" --username="$POSTGRES_USER" --pwfile=/tmp/password --encoding=UTF8 --locale=C.UTF-8 \\
+        --auth=scram-sha-256 --no-sync $POSTGRES_INITDB_ARGS
+    echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
+    if [ "$POSTGRES_DB" != postgres ]; then
+        echo "CREATE DATABASE \\"$POSTGRES_DB\\"" | postgres --single -j -D "$PGDATA" postgres >/dev/null
+    fi
+fi
+exec postgres -D "$PGDATA" -k /tmp -c listen_addresses='*' "$@"
+"""
+
+MYSQL = """\
+PATH=$PATH:/usr/sbin
+datadir=/var/tmp/mysql
+if [ ! -d $datadir/mysql ]; then
+    mkdir -p $datadir
+    mariadb-install-db --no-defaults --user=root --datadir=$datadir --skip-test-db \\
+        --auth-root-authentication-method=normal >/dev/null
+    cat >$datadir/init.sql <<END
+CREATE DATABASE IF NOT EXISTS \\`$MARIADB_DATABASE\\`;
+CREATE USER IF NOT EXISTS '$MARIADB_USER'@'%' IDENTIFIED BY '$MARIADB_PASSWORD';
+GRANT ALL ON \\`$MARIADB_DATABASE\\`.* TO '$MARIADB_USER'@'%';
+ALTER USER 'root'@'localhost' IDENTIFIED BY '$MARIADB_ROOT_PASSWORD';
+END
+fi
+exec mariadbd --no-defaults --user=root --datadir=$datadir --socket=/tmp/mysql.sock --pid-file=/tmp/mysql.pid \\
+    --bind-address='*' --init-file=$datadir/init.sql "$@"
+"""
+
+REDIS = """\
+exec redis-server --bind '*' --protected-mode no "$@"
+"""
+
+RABBITMQ = """\
+export HOME=/tmp/rabbitmq RABBITMQ_MNESIA_BASE=/tmp/rabbitmq/data RABBITMQ_LOG_BASE=/tmp/rabbitmq/log
+export RABBITMQ_LOGS=- RABBITMQ_PID_FILE=/tmp/rabbitmq/pid RABBITMQ_NODENAME=rabbit@localhost
+export RABBITMQ_CONFIG_FILE=/tmp/rabbitmq/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=/tmp/rabbitmq/plugins
+mkdir -p /tmp/rabbitmq/data /tmp/rabbitmq/log
+cat >/tmp/rabbitmq/rabbitmq.conf <<END
+default_user = $RABBITMQ_DEFAULT_USER
+default_pass = $RABBITMQ_DEFAULT_PASS
+default_vhost = $RABBITMQ_DEFAULT_VHOST
+listeners.tcp.default = 5672
+END
+exec /usr/lib/rabbitmq/bin/rabbitmq-server "$@"
+"""
+
+NGINX = """\
+PATH=$PATH:/usr/sbin
+mkdir -p /tmp/nginx /usr/share/nginx/html
+cat >/tmp/nginx/nginx.conf <<END
+daemon off;
+user root;
+pid /tmp/nginx/pid;
+error_log stderr;
+events {}
+http {
+    access_log /dev/stdout;
+    client_body_temp_path /tmp/nginx/body;
+    proxy_temp_path /tmp/nginx/proxy;
+    fastcgi_temp_path /tmp/nginx/fastcgi;
+    uwsgi_temp_path /tmp/nginx/uwsgi;
+    scgi_temp_path /tmp/nginx/scgi;
+    include /etc/nginx/mime.types;
+    server { listen 80; root /usr/share/nginx/html; include /tmp/nginx/conf.d/*.conf; }
+}
+END
+exec nginx -e stderr -c /tmp/nginx/nginx.conf "$@"
+"""

@@ -1,0 +1,60 @@
+"""Real servers, from Debian's packages: in an image that a Dockerfile builds, and this machine's own."""
+
+from __future__ import annotations
+
+import clients
+import pytest
+
+from pytest_capsule import services
+
+PACKAGED = {
+    "postgres": (services.postgres, "postgresql", clients.ask_postgres),
+    "mariadb": (services.mariadb, "mariadb-server", clients.ask_mysql),
+    "redis": (services.redis, "redis-server", clients.ask_redis),
+    "rabbitmq": (services.rabbitmq, "rabbitmq-server", clients.ask_rabbitmq),
+    "nginx": (services.nginx, "nginx-light", clients.ask_nginx),
+}
+INSTALLED = {
+    "postgres": (services.postgres, "usr/lib/postgresql/*/bin/postgres", clients.ask_postgres),
+    "redis": (services.redis, "usr/bin/redis-server", clients.ask_redis),
+    "nginx": (services.nginx, "usr/sbin/nginx", clients.ask_nginx),
+}
+
+
+@pytest.mark.identities("root", "range")
+@pytest.mark.parametrize("name", PACKAGED)
+def test_from_an_image_that_a_dockerfile_builds(engine, debian_with, identity, name):
+    if identity != "root" and name not in ("nginx", "redis"):
+        pytest.skip("the large ones are built once, as root")
+    define, packages, ask = PACKAGED[name]
+    service = define(packaged=debian_with(packages))
+    with service.start(engine) as one, service.start(engine) as other:
+        assert ask(one) == "kept"
+        assert ask(other) == "kept"  # which would fail if it were the same
+        assert one.port != other.port
+        assert str(one.port) in one.url
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_from_this_machine(engine, installed, identity, name):
+    define, path, ask = INSTALLED[name]
+    installed(path)
+    if name == "postgres" and identity == "single":
+        pytest.skip("PostgreSQL refuses to run as root, and with a single id there is nobody else")
+    with define(from_host=True).start(engine) as running:
+        assert ask(running) == "kept"
+
+
+def test_from_another_container(engine, installed):
+    installed("usr/bin/redis-server")
+    script = (
+        "import socket, sys\n"
+        "with socket.create_connection((sys.argv[1], 6379), 20) as sock:\n"
+        "    sock.sendall(b'PING\\r\\n')\n"
+        "    print(sock.recv(5).decode())\n"
+    )
+    with engine.network() as network:
+        cache = services.redis(from_host=True).with_keywords(name="cache", network=network)
+        with cache.start(engine) as running, engine.run("capsule/host", network=network, command=[]) as app:
+            assert running.inside_url == "redis://cache:6379/0"
+            assert app.exec(["python3", "-c", script, "cache"]).stdout == "+PONG\n"
