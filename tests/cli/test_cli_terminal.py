@@ -211,3 +211,15 @@ def test_a_build_is_drawn_in_place(terminal, tmp_path):
     terminal.expect(r" => exporting to image docker\.io/library/drawn:latest +0\.0s")
     terminal.expect(r"\x1b\[\?25h")
     assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_ends_a_build_and_gives_the_cursor_back(terminal, tmp_path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {HOST}\nRUN echo begun; sleep 1000\n")
+    terminal.environment["TERM"] = "xterm"
+    terminal.start("build", str(tmp_path))
+    terminal.expect(r" => => # begun")
+    terminal.type("\x03")
+    terminal.expect(r"CANCELED \[2/2\] RUN echo begun|\[2/2\] RUN echo begun")
+    terminal.expect(r"\x1b\[\?25h")
+    assert terminal.exit_code() == 130
+    assert terminal.restored
