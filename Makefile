@@ -38,6 +38,8 @@ bench: $(INSTALLED)
 	@scripts/make-debian-rootfs
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 	$(VENV)/bin/python -m benchmarks.suite
+	$(VENV)/bin/python -m benchmarks.ports
+	$(VENV)/bin/python -m benchmarks.databases
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build

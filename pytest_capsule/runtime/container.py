@@ -653,6 +653,11 @@ class Container:
             self.published[int(port), "tcp"] = self._publish(self, PortMapping(int(port)))
         return self.published[int(port), "tcp"]
 
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """The ports that the image names with EXPOSE, such as ``80/tcp``: where its services are, published or not."""
+        return () if self.image is None else tuple(self.image.config.config.exposed_ports)
+
     def url(self, port: int, path: str = "/") -> str:
         """The address of a port inside as an ``http`` URL."""
         host, outside = self.address(port)

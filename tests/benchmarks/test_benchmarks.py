@@ -54,3 +54,15 @@ def test_the_suite_says_what_a_container_test_costs():
 
     assert done.returncode == 0, done.stderr
     assert "a container test costs" in done.stdout
+
+
+def test_the_ports_are_measured_beside_no_relay_at_all():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ports", "--rounds", "1", "--megabytes", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["direct", "connect", "published"]
