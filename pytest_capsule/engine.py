@@ -34,6 +34,7 @@ from pytest_capsule.networks import Network, Ports
 from pytest_capsule.oci.config import History, RunConfig
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.outbound import Outbound
+from pytest_capsule.progress import in_words
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
 from pytest_capsule.runtime.cgroups import Cgroups
@@ -161,10 +162,13 @@ class Engine:
                 wanted,
                 store=self._store,
                 workshop=self._new_workshop(),
-                find_image=partial(self.image, pull="always" if pull else None),
+                find_image=partial(self._find_base, pull="always" if pull else None),
                 tell=progress or _tell_nobody,
             )
             return self._store.tag(image, tag) if tag is not None else image
+
+    def _find_base(self, reference: str, note: Callable[[str], None], *, pull: str | None) -> Image:
+        return self.image(reference, pull=pull, progress=in_words(note))
 
     def lint(
         self,

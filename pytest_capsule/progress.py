@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.distribution import TransferEvent
 
 _TICK = 0.2  # seconds between two drawings while nothing happens
 _WINDOW = 6  # lines of output of a step that runs
@@ -254,6 +255,20 @@ class LiveProgress(Progress):
             if is_running and not is_last:
                 shown = [_last_state(text) for text in job.output if text]
                 yield from (_fit(f" => => # {_printable(text)}", "", columns) for text in shown[-_WINDOW:])
+
+
+def in_words(note: Callable[[str], object]) -> Callable[[TransferEvent], None]:
+    """The progress of a pull as text: ``note`` gets a line for each new state of a layer."""
+    states: dict[str, str] = {}
+
+    def tell(event: TransferEvent) -> None:
+        if states.get(event.layer) == event.status:
+            return
+        states[event.layer] = event.status
+        size = f" {event.total / 1e6:.1f}MB" if event.total else ""
+        note(f"{event.layer}: {event.status}{size}\n" if event.layer else f"{event.status}\n")
+
+    return tell
 
 
 def _summary(warnings: Iterable[str]) -> list[str]:

@@ -32,7 +32,7 @@ FLOORS = {
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
     "workshop": {"errors", "_linux", "build", "locations", "network", "runtime", "store"},
-    "progress": {"errors", "build"},
+    "progress": {"errors", "build", "distribution"},
 }
 BELOW_ENGINE = set(FLOORS)
 FLOORS |= {

@@ -19,7 +19,7 @@ from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, root_key
 from pytest_capsule.build.failure import Remains
 from pytest_capsule.build.folders import HostFolder
-from pytest_capsule.build.labels import Numbering, internal
+from pytest_capsule.build.labels import Label, Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
 from pytest_capsule.build.reasons import Reasons
 from pytest_capsule.build.request import Request
@@ -34,16 +34,19 @@ from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
+FindImage = Callable[[str, Callable[[str], None]], Image]
+"""Finds, or pulls, what FROM names; it may say what it does."""
+
 
 def build(
     wanted: Request,
     *,
     store: Store,
     workshop: Workshop,
-    find_image: Callable[[str], Image],
+    find_image: FindImage,
     tell: Callable[[BuildEvent], None],
 ) -> Image:
-    """Build an image. ``find_image`` resolves what FROM names; ``tell`` hears what happens, in this thread.
+    """Build an image; ``tell`` hears what happens, in this thread.
 
     Stages that do not need each other are built at the same time. ``DockerfileError`` for a Dockerfile that BuildKit
     would refuse, ``BuildError`` for a step that failed; the first of them ends all others.
@@ -103,13 +106,13 @@ def _signed(tell: Callable[[BuildEvent], None], dockerfile: str) -> Callable[[Bu
 
 
 @contextlib.contextmanager
-def _step(tell: Callable[[BuildEvent], None], what: str) -> Iterator[None]:
+def _step(tell: Callable[[BuildEvent], None], what: str) -> Iterator[Label]:
     """Tell of a step of the build's own, around what it does."""
     label = internal(what)
     started = time.monotonic()
     tell(label.event("start"))
     try:
-        yield
+        yield label
     except CapsuleError as error:
         tell(label.event("failed", text=error.message, seconds=time.monotonic() - started))
         raise
@@ -128,7 +131,7 @@ def _check(wanted: Request, plan: Plan, rules: IgnoreRules | None, tell: Callabl
 
 def _find_all(
     schedule: Schedule,
-    find_image: Callable[[str], Image],
+    find_image: FindImage,
     dockerfile: Dockerfile,
     unknown: Mapping[str, ins.Instruction],
 ) -> dict[str, Image]:
@@ -138,9 +141,9 @@ def _find_all(
 
     def find(number: int) -> None:
         reference = references[number]
-        with _step(schedule.tell, f"load metadata for {reference}"):
+        with _step(schedule.tell, f"load metadata for {reference}") as label:
             try:
-                found[reference] = find_image(reference)
+                found[reference] = find_image(reference, lambda text: schedule.tell(label.event("output", text=text)))
             except DockerfileError:
                 raise
             except CapsuleError as error:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.cli.table import age, size, table
-from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
+from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress, in_words
 
 
 def shown(*events, name="", times=()):
@@ -189,6 +189,21 @@ def test_events_as_json():
         progress(step("output", "häh\n"))
     assert json.loads(written[0])["text"] == "häh\n"
     assert (written[0].count("\n"), written[0][-1]) == (1, "\n")
+
+
+def test_a_pull_in_words():
+    from pytest_capsule import TransferEvent
+
+    written = []
+    tell = in_words(written.append)
+    for event in (
+        TransferEvent("1: Pulling from app"),
+        TransferEvent("Downloading", "4f4fb700ef54", 0, 2_500_000),
+        TransferEvent("Downloading", "4f4fb700ef54", 2_000_000, 2_500_000),
+        TransferEvent("Pull complete", "4f4fb700ef54"),
+    ):
+        tell(event)
+    assert written == ["1: Pulling from app\n", "4f4fb700ef54: Downloading 2.5MB\n", "4f4fb700ef54: Pull complete\n"]
 
 
 def test_nothing_at_all():

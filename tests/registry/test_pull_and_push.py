@@ -141,7 +141,11 @@ def test_from_pulls(docker_registry, built, new_engine, tmp_path):
     (tmp_path / "on-it").mkdir()
     (tmp_path / "on-it/Dockerfile").write_text(f"FROM {name}\nCOPY --from={name} /file0 /copied\n")
     other = new_engine()
-    assert read(other, other.build(tmp_path / "on-it"), "/copied").startswith("content 0")
+    events = []
+    assert read(other, other.build(tmp_path / "on-it", progress=events.append), "/copied").startswith("content 0")
+    told = [event.text for event in events if event.name == f"[internal] load metadata for {name}"]
+    assert "latest: Pulling from base\n" in told
+    assert any(text.endswith(": Pull complete\n") for text in told)
     (tmp_path / "context/file0").write_text("newer")
     engine.push(engine.build(tmp_path / "context"), name)
     assert read(other, other.build(tmp_path / "on-it"), "/copied").startswith("content 0")
