@@ -378,12 +378,16 @@ class Engine:
         )
         with contextlib.ExitStack() as undo:
             undo.callback(container.close)
-            if container.command:
-                container.start(container.command, stdin=spec.stdin)
-            if spec.wait is not None:
-                waiting.until(container, spec.wait, spec.timeout)
+            self.begin(container, spec)
             undo.pop_all()
         return container
+
+    def begin(self, container: Container, spec: ContainerSpec) -> None:
+        """Start the main process of a container that ``create`` gave, and wait until it is ready."""
+        if container.command:
+            container.start(container.command, stdin=spec.stdin)
+        if spec.wait is not None:
+            waiting.until(container, spec.wait, spec.timeout)
 
     def create(
         self,

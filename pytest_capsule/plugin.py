@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,21 +18,20 @@ from pytest_capsule.fixtures import (
     prepare,
 )
 from pytest_capsule.settings import SETTINGS, add_options, read_settings
+from pytest_capsule.summary import Gatherer, show, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from pytest_capsule.runtime.container import Container
+    from collections.abc import Generator
 
 __all__ = ["_capsule_session", "capsule", "container", "container_spec", "containers"]
 
-_LINES = 50
 _MARKER = """\
 container(image=None, *, build=None, **keywords): the test's own container, for the fixtures container and containers \
 (see pytest --fixtures). image is a reference or an Image, build a folder, a Dockerfile or a Build.
     keywords, as in Docker: name target build_args command entrypoint env user workdir hostname ports volumes tmpfs
     network extra_hosts wait timeout memory cpus pids read_only cap_add cap_drop privileged labels stdin
     examples: container("hello-world"), container(build="app", ports=[8000], wait=wait.http("/", port=8000))"""
+_GATHERER = pytest.StashKey[Gatherer]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 
 
@@ -50,7 +48,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line("markers", _MARKER)
-    config.stash[SETTINGS] = read_settings(config)
+    settings = config.stash[SETTINGS] = read_settings(config)
+    if settings.shell and getattr(config.option, "dist", "no") != "no":
+        raise pytest.UsageError("--capsule-shell: workers have no terminal; leave out -n, or add -n0")
+    if not hasattr(config, "workerinput"):
+        config.stash[_GATHERER] = Gatherer()
+        config.pluginmanager.register(config.stash[_GATHERER], "capsule-gatherer")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -105,38 +108,50 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give the report of a failing test the last words of its containers."""
+    """Give a report what there is to say of the test's containers."""
     report = yield
-    if report.failed and report.when in ("setup", "call"):
-        for one in _containers_of(item):
-            report.sections.append((f"container {one.name}", _describe(one)))
+    session = item.config.stash.get(SESSION, None)
+    if session is not None:
+        from pytest_capsule.testimony import complete
+
+        complete(report, item, session)
     return report
 
 
-def _containers_of(item: pytest.Item) -> Iterator[Container]:
-    """The containers among the values of a test's fixtures, whatever fixture or factory made them."""
-    home = sys.modules.get("pytest_capsule.runtime.container")
-    if home is None:  # nobody has started one
-        return
-    seen = set()
-    for value in getattr(item, "funcargs", {}).values():
-        for one in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(one, home.Container) and id(one) not in seen:
-                seen.add(id(one))
-                yield one
+@pytest.hookimpl(tryfirst=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: pytest.TestReport) -> None:
+    """``--capsule-shell``: on a failure, a shell in the test's container."""
+    session = node.config.stash.get(SESSION, None)
+    if session is not None and isinstance(node, pytest.Item) and node.config.stash[SETTINGS].shell:
+        from pytest_capsule.testimony import show
+
+        show(node, session)
 
 
-def _describe(one: Container) -> str:
-    code = one.exit_code
-    state = one.status if code is None else f"exited with code {code}"
-    if code is None and (health := one.health()) is not None:
-        state += f" ({health})"
-    lines = one.logs().splitlines()
-    if one.killed_for is not None:
-        state += f", {'killed' if code == 137 else 'a process in it was killed'}: {one.killed_for}"
-    head = f"image {one.image}, {state}"
-    if not lines:
-        return f"{head}, nothing logged"
-    if len(lines) > _LINES:
-        head += f", the last {_LINES} of {len(lines)} lines"
-    return "\n".join([head, *lines[-_LINES:]])
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After a failed setup has been reported, close the containers that did not get ready."""
+    session = item.config.stash.get(SESSION, None)
+    if session is not None:
+        session.clear()
+
+
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    """Show in what results of commands, lists of changed files and contents of files differ."""
+    if config.stash.get(SESSION, None) is None:
+        return None
+    from pytest_capsule.assertions import explain
+
+    return explain(op, left, right)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what the run did with containers, and write the report of it."""
+    told, settings = config.stash[_GATHERER].told, config.stash[SETTINGS]
+    if told and config.get_verbosity() >= 0:
+        show(terminalreporter, told, settings.durations)
+    if settings.report is not None:
+        try:
+            write_report(settings.report, told)
+        except OSError as error:
+            terminalreporter.write_line(f"ERROR: --capsule-report: {settings.report}: {error.strerror}", red=True)

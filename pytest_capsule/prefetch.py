@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from pytest_capsule.errors import CapsuleError
 from pytest_capsule.factories import asked_of
 from pytest_capsule.marks import read_marks
 from pytest_capsule.prefetch_view import Finished, view_of
-from pytest_capsule.session import build_of, image_key
-from pytest_capsule.volumes import find_path
+from pytest_capsule.session import image_key, image_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -101,7 +99,7 @@ def _needs(items: Iterable[pytest.Function]) -> Iterator[Need]:
             key = image_key(spec, folders)
             if key not in seen:
                 seen.add(key)
-                yield Need(_name(spec, folders), spec, folders)
+                yield Need(image_name(spec, folders), spec, folders)
 
 
 def _asked_for(item: pytest.Function) -> Iterator[tuple[ContainerSpec, list[Path]]]:
@@ -121,18 +119,3 @@ def _is_skipped(item: pytest.Function) -> bool:
     """Whether that is plain before the test is set up."""
     conditions = (mark.args[:1] for mark in item.iter_markers("skipif"))
     return item.get_closest_marker("skip") is not None or any(condition == (True,) for condition in conditions)
-
-
-def _name(spec: ContainerSpec, folders: Sequence[Path]) -> str:
-    if spec.build is None:
-        return str(spec.image)
-    build = build_of(spec)
-    path = find_path(build.context, folders).resolve()
-    name = build.tag or (path.name if path == folders[-1] else os.path.relpath(path, folders[-1]))
-    target = spec.target or build.target
-    details = [*([target] if target else []), *(f"{key}={value}" for key, value in _arguments(spec).items())]
-    return f"{name} ({', '.join(details)})" if details else name
-
-
-def _arguments(spec: ContainerSpec) -> dict[str, str]:
-    return {**build_of(spec).build_args, **spec.build_args}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_capsule import wait as waiting
 from pytest_capsule.engine import Engine
 from pytest_capsule.errors import BuildError, CapsuleError
 from pytest_capsule.settings import SETTINGS
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
+from pytest_capsule.volumes import find_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +30,34 @@ if TYPE_CHECKING:
 
 
 _PATIENCE = 4  # containers of tests before that may still be going
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a container was started: from which image, how long it took, and what was waited for."""
+
+    image: str
+    seconds: float
+    waited_for: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An image that was asked for: how many of its steps were carried out and in how long, and what the cache saved."""
+
+    image: str
+    steps: int
+    cached: int
+    seconds: float
+    saved: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a session has done that nobody was told of yet."""
+
+    starts: list[Start] = field(default_factory=list)
+    images: list[Made] = field(default_factory=list)
 
 
 class CapsuleSession:
@@ -49,6 +81,9 @@ class CapsuleSession:
         self._renewed: set[object] = set()
         self._ahead: tuple[ContainerSpec, Container] | None = None
         self._ending: list[Container] = []
+        self._stranded: list[Container] = []
+        self._starts: dict[str, Start] = {}
+        self._news = News()
 
     def image(self, spec: ContainerSpec, folders: Sequence[Path]) -> Image:
         """The image of a spec; what a marker builds is built, or fails, once a session."""
@@ -78,7 +113,15 @@ class CapsuleSession:
         key, build = image_key(spec, folders), build_of(spec)
         no_cache = (self._no_cache or build.no_cache) and key not in self._renewed
         wanted = spec.with_changes(build=replace(build, no_cache=no_cache))
-        image = self.engine.resolve(wanted, folders=folders, progress=tell)
+        events: list[BuildEvent] = []
+        began = time.monotonic()
+
+        def hear(event: BuildEvent) -> None:
+            events.append(event)
+            tell(event)
+
+        image = self.engine.resolve(wanted, folders=folders, progress=hear)
+        self._news.images.append(_made(image_name(spec, folders), events, time.monotonic() - began))
         self._renewed.add(key)
         return image
 
@@ -116,7 +159,40 @@ class CapsuleSession:
             ahead[1].close()
             ahead = None
         prepared = None if ahead is None else ahead[1]
-        return self.engine.start(wanted, folders=folders, prepared=prepared, volumes=volumes)
+        began = time.monotonic()
+        container = self.engine.create(wanted, folders=folders, prepared=prepared, volumes=volumes)
+        try:
+            self.engine.begin(container, wanted)
+        except BaseException:
+            self._stranded.append(container)
+            raise
+        finally:
+            start = Start(image_name(spec, folders), time.monotonic() - began, _waited_for(spec))
+            self._note_start(container, start)
+        return container
+
+    def _note_start(self, container: Container, start: Start) -> None:
+        self._starts[container.id] = start
+        self._news.starts.append(start)
+        container.on_close(lambda: self._starts.pop(container.id, None))
+
+    def start_of(self, container: Container) -> Start | None:
+        """How a container of this session was started; ``None`` for one that a test has started itself."""
+        return self._starts.get(container.id)
+
+    def stranded(self) -> list[Container]:
+        """The containers that did not get ready: kept for a look at them, until ``clear`` closes them."""
+        return list(self._stranded)
+
+    def clear(self) -> None:
+        """Close the containers that did not get ready: their test has been reported."""
+        while self._stranded:
+            self._stranded.pop().close()
+
+    def take_news(self) -> News:
+        """What happened since the last call."""
+        news, self._news = self._news, News()
+        return news
 
     def prepare(self, spec: ContainerSpec, folders: Sequence[Path]) -> None:
         """Begin with the container of the next test, if nothing that the current one does can change it.
@@ -163,6 +239,30 @@ def image_key(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[object, ...
         *sorted(build.build_args.items()),
         *sorted(spec.build_args.items()),
     )
+
+
+def image_name(spec: ContainerSpec, folders: Sequence[Path]) -> str:
+    """What to call the image of a spec: a reference, or its build's folder, with what tells it from others there."""
+    if spec.build is None:
+        return str(spec.image)
+    build = build_of(spec)
+    path = find_path(build.context, folders).resolve()
+    name = build.tag or (path.name if path == folders[-1] else os.path.relpath(path, folders[-1]))
+    target = spec.target or build.target
+    arguments = {**build.build_args, **spec.build_args}
+    details = [*([target] if target else []), *(f"{key}={value}" for key, value in arguments.items())]
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def _made(name: str, events: Sequence[BuildEvent], seconds: float) -> Made:
+    steps = [event for event in events if event.step]
+    cached = [event for event in steps if event.kind == "cached"]
+    done = sum(event.kind == "done" for event in steps)
+    return Made(name, done, len(cached), seconds, sum(event.seconds for event in cached))
+
+
+def _waited_for(spec: ContainerSpec) -> str | None:
+    return None if spec.wait is None else waiting.describe(spec.wait)
 
 
 def _is_alone(spec: ContainerSpec) -> bool:

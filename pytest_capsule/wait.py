@@ -315,7 +315,7 @@ class AllOf:
         return Observation(True, "; ".join(seen))
 
     def __str__(self) -> str:
-        return " and ".join(map(_describe, self.conditions))
+        return " and ".join(map(describe, self.conditions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +336,7 @@ class AnyOf:
         return Observation(False, "; ".join(each.seen for each in missed), final=all(each.final for each in missed))
 
     def __str__(self) -> str:
-        return " or ".join(map(_describe, self.conditions))
+        return " or ".join(map(describe, self.conditions))
 
 
 def port(number: int) -> Port:
@@ -460,14 +460,14 @@ def _exited(container: Container, condition: Condition, observation: Observation
     # `final` is only ever said of a container that has an exit code.
     code = container.exit_code or 0
     tail = _log_tail(container)
-    message = f"container {container.name} exited with {code} while waiting for {_describe(condition)}"
+    message = f"container {container.name} exited with {code} while waiting for {describe(condition)}"
     return ContainerExited(
         f"{message}\n  seen last: {observation.seen}{_shown(tail)}", container=container.name, exit_code=code, logs=tail
     )
 
 
 def _timed_out(container: Container, condition: Condition, timeout: float, observation: Observation) -> WaitTimeout:
-    message = f"container {container.name} was not ready within {timeout:g} s: waited for {_describe(condition)}"
+    message = f"container {container.name} was not ready within {timeout:g} s: waited for {describe(condition)}"
     return WaitTimeout(
         f"{message}\n  seen last: {observation.seen}{_shown(_log_tail(container))}",
         container=container.name,
@@ -486,7 +486,8 @@ def _shown(tail: str) -> str:
     return "\n  last log lines:" + "".join(f"\n    {line}" for line in tail.splitlines())
 
 
-def _describe(condition: Condition) -> str:
+def describe(condition: Condition) -> str:
+    """What is waited for, in words."""
     if isinstance(condition, Strategy):
         return str(condition)
     return getattr(condition, "__qualname__", "") or repr(condition)

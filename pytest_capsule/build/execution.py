@@ -30,10 +30,11 @@ Work = Callable[[Path, Output], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a step gave: its layer, ``None`` where it changed no file, and when that was made."""
+    """What a step gave: its layer, ``None`` where it changed no file, when that was made, and in how many seconds."""
 
     layer: Layer | None
     created: str
+    seconds: float
 
 
 class StepFailed(Exception):
@@ -73,12 +74,14 @@ class Execution:
                 record = self._recall(step.key)
                 if record is None:
                     result = self._carry_out(label, work, reasons.find(step))
-                    record = {"layer": result.layer and result.layer.id, "created": result.created}
+                    layer = result.layer and result.layer.id
+                    record = {"layer": layer, "created": result.created, "seconds": result.seconds}
                     self._store.keep_step(step.key, record)
                     reasons.has_run(step)
                     return result
-        self.tell(label.event("cached"))
-        return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"])
+        seconds = record.get("seconds", 0.0)  # of a store that is older than this line there are none
+        self.tell(label.event("cached", seconds=seconds))
+        return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"], seconds)
 
     def _recall(self, key: str) -> dict[str, Any] | None:
         return None if self._no_cache else self._store.step(key)
@@ -117,8 +120,9 @@ class Execution:
             failure.output = "".join(printed)
             self.tell(label.event("failed", text=failure.reason, seconds=passed))
             raise failure from None
-        self.tell(label.event("done", seconds=time.monotonic() - started))
-        return Result(layer, now())
+        passed = time.monotonic() - started
+        self.tell(label.event("done", seconds=passed))
+        return Result(layer, now(), passed)
 
     def _make_layer(self, work: Work, note: Output) -> Layer | None:
         with self._store.scratch() as scratch:

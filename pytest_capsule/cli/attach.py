@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pytest_capsule.runtime.process import DEVNULL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_capsule.runtime.container import Container
     from pytest_capsule.runtime.process import Process
@@ -66,6 +66,19 @@ def attach(container: Container, *, interactive: bool, tty: bool) -> int:
         container.stop()  # what the main process has left behind could hold its terminal or a pipe open
         join.drain()
         code = container.exit_code
+        assert code is not None
+        return code
+
+
+def attach_command(container: Container, command: Sequence[str]) -> int:
+    """Run a command beside the main process, at a terminal that ours is joined to; returns its exit code."""
+    with _Signals() as signals, container.popen(command, tty=True, window=_window_size()) as process, _raw(0):
+        assert process.terminal is not None
+        join = _Join(container, process, signals, _terminal_copies(process.terminal, interactive=True))
+        join.until_ended()
+        process.kill_group()
+        join.flush()  # and not to the end: what it has left behind may hold the terminal open
+        code = process.exit_code
         assert code is not None
         return code
 
@@ -214,7 +227,13 @@ class _Join:
         while any(copy.waits_for() for copy in self._copies):
             self._step([self._signals.fd])
 
-    def _step(self, others: list[int]) -> None:
+    def flush(self) -> None:
+        """Copy what it wrote until now."""
+        self._copies = [copy for copy in self._copies if not copy.inward]
+        while self._step([self._signals.fd], timeout=0):
+            pass
+
+    def _step(self, others: list[int], timeout: float | None = None) -> bool:
         poll = select.poll()
         for fd in others:
             poll.register(fd, select.POLLIN)
@@ -224,13 +243,14 @@ class _Join:
                 wanted[need[0]] = wanted.get(need[0], 0) | need[1]
         for fd, events in wanted.items():
             poll.register(fd, events)
-        ready = dict(poll.poll())
+        ready = dict(poll.poll(timeout))
         for copy in self._copies:
             need = copy.waits_for()
             if need is not None and ready.get(need[0], 0) & (need[1] | select.POLLHUP | select.POLLERR):
                 copy.go_on()
         if self._signals.fd in ready:
             self._pass_on(self._signals.arrived())
+        return bool(ready)
 
     def _pass_on(self, numbers: bytes) -> None:
         for number in numbers:

@@ -1,0 +1,73 @@
+"""What a test's report gets from us: sections on its containers when it fails, and facts for every test."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pytest_capsule import evidence
+from pytest_capsule.errors import CapsuleError
+from pytest_capsule.keeping import keep, open_shell
+from pytest_capsule.runtime.container import Container
+from pytest_capsule.settings import SETTINGS
+from pytest_capsule.summary import ATTRIBUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from pytest_capsule.session import CapsuleSession
+
+
+def complete(report: pytest.TestReport, item: pytest.Item, session: CapsuleSession) -> None:
+    """Give the report of one phase of a test what there is to say of its containers."""
+    failed = report.failed and report.when in ("setup", "call")
+    containers = []
+    if failed or report.when == "call":
+        for container in containers_of(item, session):
+            facts = (evidence.full if failed else evidence.brief)(container, session.start_of(container))
+            containers.append(facts | _kept(container, item, session, failed=failed))
+    if failed:
+        report.sections += [section for facts in containers for section in evidence.sections(facts)]
+    item.user_properties += [one for facts in containers for one in _properties(facts)]
+    news = session.take_news()
+    if containers or news.starts or news.images:
+        setattr(report, ATTRIBUTE, {"containers": containers, **asdict(news)})
+
+
+def show(item: pytest.Item, session: CapsuleSession) -> None:
+    """Open a shell in the first container of a test that has failed."""
+    for container in containers_of(item, session):
+        open_shell(container, item.config)
+        return
+
+
+def containers_of(item: pytest.Item, session: CapsuleSession) -> Iterator[Container]:
+    """A test's containers: those among the values of its fixtures, and those that did not even get ready."""
+    seen = set()
+    values = [*getattr(item, "funcargs", {}).values(), session.stranded()]
+    for value in values:
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+        for one in several:
+            if isinstance(one, Container) and one.status != "removed" and one.id not in seen:
+                seen.add(one.id)
+                yield one
+
+
+def _kept(container: Container, item: pytest.Item, session: CapsuleSession, *, failed: bool) -> evidence.Facts:
+    settings = item.config.stash[SETTINGS]
+    if settings.keep == "never" or (settings.keep == "failed" and not failed):
+        return {}
+    alone = len(list(containers_of(item, session))) == 1
+    try:
+        return {"kept": keep(container, session.engine, item.nodeid, cache_dir=settings.cache_dir, alone=alone)}
+    except (CapsuleError, OSError) as error:
+        return {"not_kept": str(error)}
+
+
+def _properties(facts: evidence.Facts) -> Iterator[tuple[str, object]]:
+    """For JUnit's XML: ``container.NAME.FACT``."""
+    for name in ("image", "exit_code", "signal", "killed_for", "start_seconds", "kept"):
+        if (value := facts.get(name)) is not None:
+            yield f"container.{facts['name']}.{name}", value

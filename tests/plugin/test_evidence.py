@@ -1,0 +1,258 @@
+"""What the report of a failing test says of its containers, and what stays of them."""
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from tests.cli.test_cli_terminal import Terminal
+
+FAILING = """
+    import pytest
+
+    @pytest.mark.container("capsule/host", name="web", command=["sleep", "1000"])
+    def test_it(container):
+        container.write_text("/srv/note", "look at me")
+        assert False
+"""
+
+
+def test_a_failure_shows_processes_ports_and_changed_files(suite):
+    result = suite(
+        """
+        import pytest
+        from pytest_capsule import wait
+
+        @pytest.mark.container("capsule/host", name="web", command=["python3", "-m", "http.server", "8000"],
+                               wait=wait.port(8000))
+        def test_it(container):
+            container.write_text("/srv/note", "")
+            assert False
+        """
+    )
+
+    result.stdout.fnmatch_lines(
+        [
+            "*- container web -*",
+            "image capsule/host, running, waited *.* s for port 8000*",
+            "*- container web: processes -*",
+            "PID *COMMAND",
+            "*python3 -m http.server 8000",
+            "*- container web: listening ports -*",
+            "tcp 0.0.0.0:8000",
+            "*- container web: changed files -*",
+            "A /srv/note",
+        ]
+    )
+
+
+def test_a_main_process_that_a_signal_has_ended_is_said_so(suite):
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.container("capsule/host", name="web", command="kill -SEGV $$")
+        def test_it(container):
+            assert container.wait(10) == 0
+        """
+    )
+
+    result.stdout.fnmatch_lines(["image capsule/host, killed by SIGSEGV (exit code 139), nothing logged"])
+
+
+def test_the_health_of_a_container_and_its_history_are_shown(suite, pytester):
+    (pytester.path / "Dockerfile").write_text(
+        "FROM capsule/host\nHEALTHCHECK --interval=0.1s --retries=1 CMD echo so ill; exit 3\nCMD exec sleep 1000\n"
+    )
+    result = suite(
+        """
+        import time
+        import pytest
+
+        @pytest.mark.container(build=".", name="web")
+        def test_it(container):
+            end = time.monotonic() + 30
+            while container.health() != "unhealthy" and time.monotonic() < end:
+                time.sleep(0.01)
+            assert False
+        """
+    )
+
+    result.stdout.fnmatch_lines(["image *, running (unhealthy), nothing logged"])
+    result.stdout.fnmatch_lines(["*- container web: health -*", "exit code 3: so ill"])
+
+
+def test_a_container_that_did_not_get_ready_is_shown_as_it_stands(suite):
+    result = suite(
+        """
+        import pytest
+        from pytest_capsule import wait
+
+        @pytest.mark.container("capsule/host", name="web", command=["sleep", "1000"], wait=wait.port(80), timeout=0.1)
+        def test_it(container):
+            pass
+
+        def test_then(capsule):
+            assert capsule._open == {}
+        """
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*was not ready within 0.1 s*", "*- container web: processes -*", "*sleep 1000"])
+
+
+def run_printed(command, cache, script):
+    """Run the command that a report shows, as its reader would, with ``script`` for the shell that it opens."""
+    words = shlex.split(command)
+    assert words[0] == "capsule"
+    words.remove("-it")
+    words[words.index("run") + 1 : words.index("run") + 1] = ["-i"]
+    said = subprocess.run(
+        [sys.executable, "-m", "pytest_capsule", *words[1:]], input=script, capture_output=True, text=True, check=False
+    )
+    return said.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "body", "kept"),
+    [
+        ("failed", "assert False", True),
+        ("failed", "pass", False),
+        ("always", "pass", True),
+        ("never", "assert False", False),
+    ],
+)
+def test_what_a_test_wrote_is_kept_and_can_be_opened(suite, cache, option, body, kept):
+    result = suite(FAILING.replace("assert False", body), f"--capsule-keep={option}")
+
+    commands = re.findall(r"^ *(capsule .*run -it .*)$", result.stdout.str(), flags=re.MULTILINE)
+    assert bool(commands) == kept
+    if kept:
+        assert "capsule-kept/test-suite-py-test-it" in commands[0]
+        assert run_printed(commands[0], cache, "cat /srv/note") == "look at me"
+
+
+def test_several_containers_are_kept_under_their_names(suite, pytester):
+    suite(
+        """
+        import pytest
+
+        @pytest.mark.container("capsule/host", name="a", command=[])
+        @pytest.mark.container("capsule/host", name="b", command=[])
+        def test_two(containers):
+            assert False
+
+        def test_kept(capsule):
+            names = {tag for image in capsule.images() for tag in image.tags}
+            assert {f"capsule-kept/test-suite-py-test-two-{name}:latest" for name in "ab"} <= names
+        """,
+        "--capsule-keep=failed",
+    ).assert_outcomes(failed=1, passed=1)
+
+
+def test_junit_has_properties_of_containers(suite, pytester):
+    suite(FAILING, "--junitxml=out.xml", "--capsule-keep=failed")
+
+    found = {
+        one.get("name"): one.get("value")
+        for one in ElementTree.parse(pytester.path / "out.xml").getroot().iter("property")
+    }
+    assert found["container.web.image"] == "capsule/host"
+    assert float(found["container.web.start_seconds"]) > 0
+    assert "capsule-kept/" in found["container.web.kept"]
+
+
+class PytestTerminal(Terminal):
+    """A terminal with pytest on it instead of ``capsule``."""
+
+    def start_pytest(self, folder, *words):
+        code = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            cwd=folder,
+            env=self.environment,
+            start_new_session=True,
+        )
+        return self
+
+
+@pytest.fixture
+def terminal():
+    one = PytestTerminal({**os.environ, "TERM": "xterm", "PS1": "inside> "})
+    yield one
+    if one.process is not None and one.process.poll() is None:
+        one.process.kill()
+        one.process.wait()
+    for end in (one.master, one.slave):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def test_a_shell_opens_in_the_container_of_a_failing_test(terminal, pytester, cache):
+    pytester.makepyfile(test_suite=FAILING)
+
+    terminal.start_pytest(pytester.path, "--capsule-shell", f"--capsule-cache-dir={cache}")
+    terminal.expect("capsule shell in container web")
+    terminal.type("cat /srv/note; echo; tty\n")
+    terminal.expect("look at me")
+    terminal.expect("/dev/pts/0")
+    terminal.type("sleep 1000 &\n")
+    terminal.type("exit\n")
+    terminal.expect("pytest goes on")
+    terminal.expect("1 failed")
+    assert terminal.process.wait(timeout=60) == 1
+
+
+def test_a_shell_opens_where_a_container_did_not_get_ready(terminal, pytester, cache):
+    pytester.makepyfile(
+        test_suite="""
+        import pytest
+        from pytest_capsule import wait
+
+        @pytest.mark.container("capsule/host", name="web", command=["sleep", "9"], wait=wait.file("/no"), timeout=0.1)
+        def test_it(container):
+            pass
+        """
+    )
+
+    terminal.start_pytest(pytester.path, "--capsule-shell", f"--capsule-cache-dir={cache}")
+    terminal.expect("capsule shell in container web")
+    terminal.type("echo in; hostname; exit\n")
+    terminal.expect("1 error")
+    assert terminal.process.wait(timeout=60) == 1
+
+
+def test_with_pdb_the_container_is_alive(terminal, pytester, cache):
+    pytester.makepyfile(test_suite=FAILING)
+
+    terminal.start_pytest(pytester.path, "--pdb", f"--capsule-cache-dir={cache}")
+    terminal.expect("[(]Pdb[)]")
+    terminal.type("container.read_text('/srv/note')\n")
+    terminal.expect("'look at me'")
+    terminal.type("quit\n")
+    terminal.expect("1 failed")
+    terminal.process.wait(timeout=60)
+
+
+def test_without_a_terminal_there_is_no_shell(suite):
+    result = suite(FAILING, "--capsule-shell")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["--capsule-shell: there is no terminal to open a shell on"])
+
+
+def test_workers_have_no_terminal_for_a_shell(pytester):
+    result = pytester.runpytest_inprocess("--capsule-shell", "-n1")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --capsule-shell: workers have no terminal; *"])
