@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_capsule.build.events import BuildEvent
+
+_PATIENCE = 0.2  # seconds between two looks at whether somebody has interrupted us
 
 
 class Canceled(Exception):
@@ -38,13 +41,15 @@ class Schedule:
         self._cancel = cancel
         self._limit = limit
         self._inbox: queue.SimpleQueue[_Told | _Ended] = queue.SimpleQueue()
-        self._running: set[int] = set()
+        self._running: dict[int, threading.Thread] = {}
+        self._given_up = threading.Event()
 
     def tell(self, event: BuildEvent) -> None:
         """Pass an event on; for the work, in its threads."""
         heard = threading.Event()
         self._inbox.put(_Told(event, heard))
-        heard.wait()
+        while not heard.wait(_PATIENCE) and not self._given_up.is_set():
+            pass
 
     def run(self, needs: Mapping[int, Collection[int]], work: Callable[[int], object]) -> None:
         """Do ``work(key)`` for each key of ``needs``, after those that it needs.
@@ -63,7 +68,7 @@ class Schedule:
                     finally:
                         item.heard.set()
                     continue
-                self._running.discard(item.key)
+                self._running.pop(item.key).join()
                 if failure is None and item.error is not None:
                     failure = item.error
                     self._cancel()
@@ -80,8 +85,9 @@ class Schedule:
         ready = [key for key, others in waiting.items() if not others]
         for key in ready[: self._limit - len(self._running)]:
             del waiting[key]
-            self._running.add(key)
-            threading.Thread(target=self._do, args=(work, key), name=f"capsule-stage-{key}", daemon=True).start()
+            thread = threading.Thread(target=self._do, args=(work, key), name=f"capsule-stage-{key}", daemon=True)
+            thread.start()
+            self._running[key] = thread
 
     def _do(self, work: Callable[[int], object], key: int) -> None:
         try:
@@ -92,12 +98,13 @@ class Schedule:
             self._inbox.put(_Ended(key, None))
 
     def _let_end(self) -> None:
-        while self._running:
-            item = self._inbox.get()
-            if isinstance(item, _Ended):
-                self._running.discard(item.key)
-            else:
-                item.heard.set()
+        """Wait for what is still running, and trust no message: an interrupt may have swallowed one."""
+        self._given_up.set()
+        while any(thread.is_alive() for thread in self._running.values()):
+            with contextlib.suppress(queue.Empty):
+                item = self._inbox.get(timeout=_PATIENCE)
+                if isinstance(item, _Told):
+                    item.heard.set()
 
 
 def _without(done: int, waiting: dict[int, set[int]]) -> dict[int, set[int]]:

@@ -148,3 +148,20 @@ def test_nothing_begins_after_a_failure():
     with pytest.raises(ValueError, match="first"):
         schedule.run({0: (), 1: (), 2: {0}}, work)
     assert (done, canceled) == ([], [True])
+
+
+def test_an_interrupt_that_swallows_a_message_hangs_nothing(monkeypatch):
+    """Ctrl-C may come when a message was taken out and not looked at yet."""
+    schedule = Schedule(lambda event: None, lambda: None, limit=2)
+
+    class Swallowing(type(schedule._inbox)):
+        def get(self, timeout=None):
+            item = super().get(timeout=timeout)
+            if timeout is None:
+                raise KeyboardInterrupt
+            return item
+
+    schedule._inbox = Swallowing()
+    with pytest.raises(KeyboardInterrupt):
+        schedule.run({0: (), 1: ()}, lambda key: schedule.tell(BuildEvent("output", str(key))))
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("capsule-stage")] == []
