@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.errors import CapsuleError, UnsupportedHost
+from pytest_capsule.network import outbound
 from pytest_capsule.runtime.cgroups import Cgroups
 
 if TYPE_CHECKING:
@@ -110,8 +111,15 @@ def _abilities(engine: Engine) -> Iterator[Ability]:
         for kind, mend in _FILESYSTEM_MENDS.items():
             yield _tried(kind, partial(engine.probe, "filesystem", kind), mend)
         yield _tried("container network", partial(engine.probe, "wires"), "as root: modprobe -a veth bridge")
+        yield _tried(
+            "way to the host", partial(engine.probe, "way_to_host"), "as root: modprobe nft_redir", needed=False
+        )
+        yield _tried(
+            "slow networks", partial(engine.probe, "slow_network"), "as root: modprobe sch_netem", needed=False
+        )
         yield _tried("hello-world", partial(_run_hello_world, engine), "see above")
         yield _tried("seccomp", partial(engine.probe, "seccomp"), "a kernel with CONFIG_SECCOMP_FILTER", needed=False)
+    yield _way_out()
     yield _tried("limits", _limits, "systemd-run --user --scope -p Delegate=yes pytest ...", needed=False)
     program = shutil.which("fuse-overlayfs")
     yield Ability(
@@ -195,6 +203,12 @@ def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
         mend = f"put the cache, now {engine.cache_dir}, on ext4, xfs, btrfs or tmpfs with --cache-dir"
     with engine.scratch() as folder:
         return _tried(name, partial(engine.probe, "overlay", str(folder), in_memory), mend)
+
+
+def _way_out() -> Ability:
+    found = next(filter(None, map(shutil.which, outbound.PROGRAMS)), None)
+    detail = found or "not installed; containers need none for themselves"
+    return Ability("way out", found is not None, detail, mend="apt-get install slirp4netns", needed=False)
 
 
 def _run_hello_world(engine: Engine) -> str:

@@ -65,7 +65,12 @@ def add_commands(commands: Commands) -> None:
     add("--name", help="the container's name")
     add("-h", "--hostname", metavar="NAME", help="the container's host name")
     add("--entrypoint", metavar="PROGRAM", help='what to run instead of the image\'s ENTRYPOINT; "" for none')
-    add("--network", "--net", choices=("none", "host"), help="none (also the default: only localhost), or the host's")
+    add(
+        "--network",
+        "--net",
+        choices=("none", "bridge", "host"),
+        help="none (also the default: only localhost), bridge (with a way out), or the host's",
+    )
     add("-m", "--memory", metavar="BYTES", help="a limit, such as 64m")
     add("--cpus", type=float, metavar="NUMBER", help="a limit, such as 0.5")
     add("--pids-limit", type=int, metavar="NUMBER", help="how many processes there may be")

@@ -15,8 +15,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import channel, constants, mount, syscalls
+from pytest_capsule._linux import channel, constants, mount, netlink, nftables, syscalls
 from pytest_capsule.network import bridge
+from pytest_capsule.network.resolver import HOST_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +147,27 @@ def wires() -> str:
         own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         bridge.attach(hub, own, "c1", mac="02:00:00:00:00:02", addresses=[("10.0.0.2", 24)], gateways=["10.0.0.1"])
         return "IPv4 and IPv6" if bridge.ipv6_available() else "IPv4 only"
+
+    return _thrown_away(constants.CLONE_NEWNET, child)
+
+
+def way_to_host() -> str:
+    """Lead connections by nftables: what ``host.capsule.internal`` needs."""
+
+    def child() -> str:
+        nftables.redirect(HOST_ADDRESS, 1)
+        return ""
+
+    return _thrown_away(constants.CLONE_NEWNET, child)
+
+
+def slow_network() -> str:
+    """Delay packets by netem: what ``Network.shape`` needs for latency and loss."""
+
+    def child() -> str:
+        with netlink.RouteSocket() as route:
+            route.set_netem("lo", latency=0.1, jitter=0.0, loss=0.0, rate=0)
+        return ""
 
     return _thrown_away(constants.CLONE_NEWNET, child)
 
