@@ -55,7 +55,7 @@ def main() -> int:
         return 2
     results: dict[str, dict[str, Figures]] = {}
     absent: dict[str, str] = {}
-    with _scratch(options.scratch) as scratch, ExitStack() as stack:
+    with scratch_folder(options.scratch) as scratch, ExitStack() as stack:
         (scratch / "contexts").mkdir()
         contexts = write_contexts(scratch / "contexts")
         place = Place(options.rootfs, _tar_of(options.rootfs), *contexts, scratch)
@@ -118,7 +118,8 @@ def _measure(experiment: Experiment, standing: dict[str, Actions]) -> dict[str, 
 
 
 @contextmanager
-def _scratch(where: Path | None) -> Iterator[Path]:
+def scratch_folder(where: Path | None) -> Iterator[Path]:
+    """Room for the subjects, gone at the end with all that they have left mounted there."""
     path = Path(tempfile.mkdtemp(prefix="capsule-bench-", dir=where))
     try:
         yield path

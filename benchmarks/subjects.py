@@ -136,7 +136,7 @@ def _bundle(program: str, place: Place, name: str, command: Sequence[str]) -> Pa
 @contextmanager
 def docker(place: Place) -> Iterator[Actions]:
     """Containers of a daemon of our own, through its API."""
-    with _dockerd(place, place.room("docker")) as (_, api):
+    with dockerd(place, place.room("docker")) as (_, api):
 
         def fresh() -> None:
             container = api.start(BASE)
@@ -153,11 +153,11 @@ def docker(place: Place) -> Iterator[Actions]:
 @contextmanager
 def docker_buildkit(place: Place) -> Iterator[Actions]:
     """Builds of a daemon of our own through BuildKit, as ``docker build`` does since 23.0."""
-    with _dockerd(place, place.room("docker-buildkit")) as (socket, _):
+    with dockerd(place, place.room("docker-buildkit")) as (socket, _):
         words = ("build", "--quiet", "--network", "none", str(place.noop))
         # Newer clients want a plugin for it, which may not be there.
         clients = filter(None, (shutil.which("docker", path=folder) for folder in os.get_exec_path()))
-        client = next((client for client in clients if _answers(partial(_run_docker, socket, client, *words))), None)
+        client = next((client for client in clients if _answers(partial(run_docker, socket, client, *words))), None)
         if client is None:
             raise Absent("no docker client on PATH that can build with BuildKit")
         yield _docker_builds(socket, client, place)
@@ -166,14 +166,14 @@ def docker_buildkit(place: Place) -> Iterator[Actions]:
 @contextmanager
 def docker_legacy(place: Place) -> Iterator[Actions]:
     """Builds of a daemon of our own without BuildKit: what ``docker build`` was before 23.0."""
-    with _dockerd(place, place.room("docker-legacy")) as (socket, _):
+    with dockerd(place, place.room("docker-legacy")) as (socket, _):
         yield _docker_builds(socket, _tool("docker"), place, buildkit="0")
 
 
 def _docker_builds(socket: Path, client: str, place: Place, buildkit: str = "1") -> Actions:
     def build(context: Path, *words: str) -> Action:
         command = (client, "build", "--quiet", "--network", "none", *words, "--tag", context.name, str(context))
-        return timed(lambda: _run_docker(socket, *command, buildkit=buildkit))
+        return timed(lambda: run_docker(socket, *command, buildkit=buildkit))
 
     return _builds(build, place)
 
@@ -186,13 +186,15 @@ def _builds(build: Callable[..., Action], place: Place) -> Actions:
     }
 
 
-def _run_docker(socket: Path, *command: str, buildkit: str = "1") -> None:
+def run_docker(socket: Path, *command: str, buildkit: str = "1") -> str:
+    """Run a docker client against that daemon; returns what it printed."""
     variables = {"DOCKER_HOST": f"unix://{socket}", "DOCKER_CONFIG": str(socket.parent), "DOCKER_BUILDKIT": buildkit}
-    run(*command, env={**os.environ, **variables})
+    return run(*command, env={**os.environ, **variables})
 
 
 @contextmanager
-def _dockerd(place: Place, room: Path) -> Iterator[tuple[Path, DockerApi]]:
+def dockerd(place: Place, room: Path) -> Iterator[tuple[Path, DockerApi]]:
+    """A daemon of our own with the Debian as an image, at a socket in ``room``; ``Absent`` where none can run."""
     if os.geteuid() != 0:
         raise Absent("its daemon needs root")
     socket = room / "docker.sock"
@@ -210,7 +212,7 @@ def _dockerd(place: Place, room: Path) -> Iterator[tuple[Path, DockerApi]]:
                     log.seek(0)
                     raise Absent("the daemon does not start: " + _last_line(log.read()))
                 time.sleep(0.05)
-            _run_docker(socket, _tool("docker"), "import", str(place.tar), BASE)
+            run_docker(socket, _tool("docker"), "import", str(place.tar), BASE)
             yield socket, api
         finally:
             daemon.terminate()
