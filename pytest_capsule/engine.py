@@ -24,6 +24,7 @@ from pytest_capsule.build import builder
 from pytest_capsule.build.checks import check
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.request import request
+from pytest_capsule.build.secrets import Secret
 from pytest_capsule.dockerfile.lint import LintResult
 from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
 from pytest_capsule.images import Images
@@ -140,23 +141,32 @@ class Engine:
         tag: str | None = None,
         target: str | None = None,
         build_args: Mapping[str, str] | None = None,
-        secrets: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        ssh: Sequence[str] = (),
         no_cache: bool = False,
         pull: bool = False,
         progress: Progress | None = None,
     ) -> Image:
         """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
 
-        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it; ``pull`` asks the registry
-        anew for what FROM names; ``progress`` is called with each ``BuildEvent``. ``DockerfileError`` for a Dockerfile
-        that is wrong, ``BuildError`` for a step that failed.
+        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it. ``secrets`` are for
+        ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is the value itself, a ``Path`` a file that holds it.
+        ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
+        ``pull`` asks the registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
+        ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
         """
         self._check_open()
-        if secrets:
-            raise UsageError("build(secrets=): RUN --mount=type=secret is not supported yet")
         if tag is not None:
             Reference.parse(tag)
-        wanted = request(context, dockerfile, target=target, build_args=build_args, no_cache=no_cache)
+        wanted = request(
+            context,
+            dockerfile,
+            target=target,
+            build_args=build_args,
+            no_cache=no_cache,
+            secrets=secrets,
+            ssh=ssh,
+        )
         with self._store.claims.working():
             image = builder.build(
                 wanted,
@@ -449,6 +459,7 @@ class Engine:
             target=spec.target or wanted.target,
             build_args={**wanted.build_args, **spec.build_args},
             secrets=wanted.secrets,
+            ssh=wanted.ssh,
             no_cache=no_cache or wanted.no_cache,
             progress=progress,
         )

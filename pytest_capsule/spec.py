@@ -19,14 +19,16 @@ class Build:
     """An image to be built.
 
     ``context`` is the folder that COPY takes from, ``dockerfile`` a path beneath it or an absolute one (default: the
-    context's ``Dockerfile``), ``target`` the stage to stop at, ``secrets`` values by id, ``tag`` the name to give it.
+    context's ``Dockerfile``), ``target`` the stage to stop at, ``secrets`` and ``ssh`` as of ``Engine.build``,
+    ``tag`` the name to give it.
     """
 
     context: str | os.PathLike[str]
     dockerfile: str | os.PathLike[str] | None = None
     target: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str | bytes | os.PathLike[str]] = field(default_factory=dict)
+    ssh: Sequence[str] = ()
     no_cache: bool = False
     tag: str | None = None
 

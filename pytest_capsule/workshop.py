@@ -15,19 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_capsule import mounts
 from pytest_capsule._linux import capabilities, channel
 from pytest_capsule.build.folders import Status
 from pytest_capsule.build.steps import Command
 from pytest_capsule.errors import CommandNotFound
 from pytest_capsule.locations import host_resolv_conf
+from pytest_capsule.mounts import stacked
 from pytest_capsule.network import names
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, STDOUT
-from pytest_capsule.runtime.spec import Overlay, RuntimeSpec, Volume
+from pytest_capsule.runtime.spec import RuntimeSpec, Volume
 from pytest_capsule.runtime.supervisor import Supervisor
 from pytest_capsule.store.image import Tree
-from pytest_capsule.store.rootfs import lower_directories
 from pytest_capsule.store.store import Store
 
 _UNPACKER = "pytest_capsule.archive.unpack"
@@ -63,7 +64,7 @@ class ContainerWorkshop:
             volumes.append(Volume(path, str(script), read_only=True))
         isolated = command.network == "none"
         spec = RuntimeSpec(
-            overlays=_overlays(tree, self._store.blank, scratch),
+            overlays=stacked(tree, self._store.blank, scratch),
             hostname=_HOSTNAME,
             env=command.env,
             user=command.user,
@@ -73,17 +74,20 @@ class ContainerWorkshop:
                 "/etc/resolv.conf": names.resolv_conf(None if isolated else host_resolv_conf()),
             },
             volumes=tuple(volumes),
+            mounts=mounts.in_container(command.mounts, self._store, scratch),
             host_network=not isolated,
             privileged=command.privileged,
             capabilities=frozenset(capabilities.NAMES) if command.privileged else capabilities.DEFAULT,
             feigns_root=self._supervisor.ids.kind == "single",
         )
-        with self._container(spec) as container:
+        with self._container(spec) as container, mounts.relayed(command.mounts, container):
             try:
                 code = _stream(container, command.argv, output)
             except CommandNotFound as error:
                 output(f"{error.message}\n")
                 code = error.exit_code
+            if command.mounts:
+                mounts.sweep(container)
             if spec.feigns_root and command.user:
                 added = [change.path for change in container.diff() if change.kind == "A"]
                 container.claim(added, user=command.user)
@@ -106,9 +110,7 @@ class ContainerWorkshop:
     @contextlib.contextmanager
     def open_tree(self, tree: Tree) -> Iterator[TreeFolder]:
         """The files of a tree, for COPY --from."""
-        spec = RuntimeSpec(
-            overlays=_overlays(tree, self._store.empty, None), bare=True, capabilities=capabilities.DEFAULT
-        )
+        spec = RuntimeSpec(overlays=stacked(tree, self._store.empty), bare=True, capabilities=capabilities.DEFAULT)
         with self._container(spec) as container:
             kind = self._supervisor.ids.kind
             foreign = kind == "single" or (kind == "range" and bool(tree.host_directories))
@@ -116,7 +118,7 @@ class ContainerWorkshop:
 
     def _bare(self, tree: Tree, scratch: Path, modules: tuple[str, ...] = ()) -> RuntimeSpec:
         return RuntimeSpec(
-            overlays=_overlays(tree, self._store.empty, scratch),
+            overlays=stacked(tree, self._store.empty, scratch),
             bare=True,
             modules=modules,
             capabilities=capabilities.DEFAULT,
@@ -198,17 +200,6 @@ class TreeFolder:
             st_mtime_ns=entry["mtime_ns"],
             st_rdev=entry["rdev"],
         )
-
-
-def _overlays(tree: Tree, bottom: Path, scratch: Path | None) -> tuple[Overlay, ...]:
-    found = []
-    for number, (target, lowers) in enumerate(lower_directories(tree, bottom).items()):
-        suffix = str(number or "")
-        if scratch is None:
-            found.append(Overlay(target, lowers))
-        else:
-            found.append(Overlay(target, lowers, str(scratch / f"fs{suffix}"), str(scratch / f"work{suffix}")))
-    return tuple(found)
 
 
 def _mode_below(tree: Tree, path: str) -> int:

@@ -31,7 +31,8 @@ FLOORS = {
     "archives": {"errors", "archive", "build", "oci", "store"},
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
-    "workshop": {"errors", "_linux", "build", "locations", "network", "runtime", "store"},
+    "mounts": {"errors", "_linux", "build", "network", "runtime", "store"},
+    "workshop": {"errors", "_linux", "build", "locations", "mounts", "network", "runtime", "store"},
     "progress": {"errors", "build", "distribution"},
 }
 BELOW_ENGINE = set(FLOORS)

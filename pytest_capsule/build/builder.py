@@ -82,6 +82,8 @@ def build(
             escape=dockerfile.escape,
             find_tree=stages.tree_of,
             reasons=reasons,
+            secrets=wanted.secrets,
+            agents=wanted.agents,
             epoch=Epoch.of(wanted.build_args, arguments),
         )
         schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))

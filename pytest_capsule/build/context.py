@@ -11,17 +11,20 @@ import os
 import posixpath
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.build.folders import Folder, Status
 from pytest_capsule.build.patterns import compile_pattern, has_wildcard
+from pytest_capsule.build.sieve import Judgement, Sieve
 from pytest_capsule.dockerfile.dockerignore import IgnoreRules, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 EXCLUDED = "excluded by .dockerignore"
+NO_RULES = IgnoreRules()
+SUBTREE = "tree"
 _CHUNK = 1 << 20
 # A file changed again within the clock tick of its last change keeps its times; so what was changed just before it was
 # read is not remembered (as git does with its index). 20 ms is twice the coarsest tick of Linux.
@@ -56,6 +59,11 @@ class Entry:
     origin: str = ""
     digest: str = ""
 
+    def beneath(self, folder: str) -> Entry:
+        """The same, one folder further down."""
+        origin = f"{folder}/{self.origin}" if self.kind == "h" else self.origin
+        return replace(self, path=f"{folder}/{self.path}", origin=origin)
+
     def message(self) -> list[Any]:
         """As ``runtime.placement`` takes it."""
         return [self.path, self.kind, self.mode, self.uid, self.gid, self.mtime_ns, self.origin]
@@ -89,7 +97,7 @@ class Context:
         keep_owners: bool = False,
     ) -> None:
         self.folder = folder
-        self._rules = ignore or IgnoreRules()
+        self._rules = ignore or NO_RULES
         self._keep_owners = keep_owners
         self._known: dict[str, Any] = memory or {}
         self.memory: dict[str, Any] = {}
@@ -100,12 +108,42 @@ class Context:
         """Whether ``memory`` holds something that was not known before."""
         return any(self._known.get(path) != value for path, value in self.memory.items())
 
-    def find(self, pattern: str) -> list[Source]:
-        """The sources that a path of COPY or ADD names; ``FileNotFoundError`` when a plain one is not there."""
+    def find(self, pattern: str, exclude: IgnoreRules = NO_RULES) -> list[Source]:
+        """The sources that a path of COPY or ADD names; ``FileNotFoundError`` when a plain one is not there.
+
+        ``exclude`` leaves out what lies in a directory, by its path from there; never the source itself (``fsutil``).
+        """
+        return [self._source(path, Sieve(self._rules, exclude)) for path in self._paths(pattern)]
+
+    def find_with_parents(self, pattern: str, exclude: IgnoreRules = NO_RULES) -> list[Source]:
+        """The sources of ``COPY --parents``: what ``pattern`` names, with the folders on its way.
+
+        Those begin behind a ``/./``, or else at the root; ``exclude`` has paths from there. Unlike elsewhere, ``**`` in
+        the pattern is any number of folders.
+        """
+        pivot, found, below = pattern.partition("/./")
+        if not found:
+            pivot, below = "", pattern
+        below = posixpath.normpath("/" + below).lstrip("/")
+        if not has_wildcard(pattern):
+            self.folder.status(self._resolve(posixpath.join(pivot, below)))
+        include = IgnoreRules.of([below]) if below else None
+        return [self._source(path, Sieve(self._rules, exclude, include)) for path in self._paths(pivot)]
+
+    def everything(self, path: str) -> tuple[Entry, ...]:
+        """What lies at one path, which is no pattern, and all beneath: as ``SUBTREE``, whatever it is called."""
+        path = posixpath.normpath("/" + path).lstrip("/")
+        source = self._source(path, Sieve(self._rules, NO_RULES))
+        if not source.directory:
+            return tuple(replace(entry, path=SUBTREE) for entry in source.entries)
+        resolved = self._resolve(path)
+        top = self._entry(resolved, SUBTREE, self.folder.status(resolved), {})
+        assert top is not None
+        return (top, *(entry.beneath(SUBTREE) for entry in source.entries))
+
+    def _paths(self, pattern: str) -> list[str]:
         path = posixpath.normpath("/" + pattern).lstrip("/")
-        if has_wildcard(path):
-            return [self._source(found) for found in self._expand("", path.split("/"))]
-        return [self._source(path)]
+        return list(self._expand("", path.split("/"))) if has_wildcard(path) else [path]
 
     def _expand(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
         expression = compile_pattern(parts[0])
@@ -121,7 +159,7 @@ class Context:
                 elif not self._is_left_out(self._rules.verdict(path)):
                     yield path
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str, sieve: Sieve) -> Source:
         resolved = self._resolve(path)
         info = self.folder.status(resolved)
         verdict = self._rules.verdict(resolved)
@@ -129,7 +167,7 @@ class Context:
             raise FileNotFoundError(2, EXCLUDED, path)
         name = posixpath.basename(path)
         if stat.S_ISDIR(info.st_mode):
-            return Source(name, True, tuple(self._walk(resolved, "", verdict, {})))
+            return Source(name, True, tuple(self._walk(resolved, "", sieve, Judgement(verdict), {})))
         entry = self._entry(resolved, name, info, {})
         return Source(name, False, () if entry is None else (entry,))
 
@@ -153,30 +191,33 @@ class Context:
             rest += [name for name in reversed(target.split("/")) if name not in ("", ".")]
         return resolved
 
-    def _walk(self, top: str, relative: str, above: Verdict, seen: dict[tuple[int, int], str]) -> Iterator[Entry]:
+    def _walk(
+        self, top: str, relative: str, sieve: Sieve, above: Judgement, seen: dict[tuple[int, int], str]
+    ) -> Iterator[Entry]:
         """Everything beneath a directory: what lies in one folder in a row, a directory before what it holds."""
-        folders: list[tuple[str, Verdict]] = []
+        folders: list[tuple[str, Judgement]] = []
+        has_patterns = sieve.has_patterns
         for name, info in self.folder.entries(posixpath.join(top, relative) if relative else top):
             path = f"{relative}/{name}" if relative else name
             full = f"{top}/{path}" if top else path
-            verdict = self._rules.verdict(full, above) if self._rules.patterns else above
+            judgement = sieve.judge(full, path, above) if has_patterns else above
             is_folder = stat.S_ISDIR(info.st_mode)
-            if verdict.ignored and not (is_folder and self._rules.may_contain_kept(verdict)):
+            if not judgement.taken and not (is_folder and sieve.may_take_within(path, judgement)):
                 continue
             entry = self._entry(full, path, info, seen)
             if entry is None:
                 continue
-            if verdict.ignored:
-                below = list(self._walk(top, path, verdict, seen))
-                if below:  # a kept file makes the folders on its way part of the context
+            if not judgement.taken:
+                below = list(self._walk(top, path, sieve, judgement, seen))
+                if below:  # a file that is taken brings the folders on its way along
                     yield entry
                     yield from below
                 continue
             yield entry
             if is_folder:
-                folders.append((path, verdict))
-        for path, verdict in folders:
-            yield from self._walk(top, path, verdict, seen)
+                folders.append((path, judgement))
+        for path, judgement in folders:
+            yield from self._walk(top, path, sieve, judgement, seen)
 
     def _is_left_out(self, verdict: Verdict) -> bool:
         if not verdict.ignored:

@@ -68,15 +68,15 @@ class Execution:
 
     def obtain(self, step: Step, label: Label, work: Work, reasons: StageReasons) -> Result:
         """What a step gives; ``StepFailed`` when it had to be carried out and failed."""
-        record = self._recall(step.key)
+        record = self._recall(step.cached_as)
         if record is None:
-            with self._lock(step.key):  # whoever else builds the same waits here, and then finds it
-                record = self._recall(step.key)
+            with self._lock(step.cached_as):  # whoever else builds the same waits here, and then finds it
+                record = self._recall(step.cached_as)
                 if record is None:
                     result = self._carry_out(label, work, reasons.find(step))
                     layer = result.layer and result.layer.id
                     record = {"layer": layer, "created": result.created, "seconds": result.seconds}
-                    self._store.keep_step(step.key, record)
+                    self._store.keep_step(step.cached_as, record)
                     reasons.has_run(step)
                     return result
         seconds = record.get("seconds", 0.0)  # of a store that is older than this line there are none

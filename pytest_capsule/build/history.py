@@ -28,6 +28,8 @@ def run(argv: Sequence[str], declared: Mapping[str, str]) -> str:
 def transfer(instruction: ins.Transfer) -> str:
     """``COPY`` and ``ADD``; where ``--from`` takes from is not told."""
     words = [instruction.keyword]
+    if isinstance(instruction, ins.Copy) and instruction.parents:
+        words.append("--parents")
     if instruction.chown:
         words.append(f"--chown={instruction.chown}")
     if instruction.chmod:

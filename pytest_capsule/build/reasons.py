@@ -37,7 +37,8 @@ class Step:
     """A step as its key sees it: ``inputs`` is what the key takes, besides ``parent``, the key of the step before it.
 
     ``contents`` gives a digest for each file that is copied; it is called only where that matters. ``arguments`` are
-    the names of build arguments among the variables, ``source`` is the instruction as written.
+    the names of build arguments among the variables, ``source`` is the instruction as written. ``link_key`` is the key
+    of a ``--link``, whose layer does not depend on the step before it.
     """
 
     parent: str
@@ -46,6 +47,12 @@ class Step:
     inputs: Mapping[str, Any]
     arguments: frozenset[str] = frozenset()
     contents: Callable[[], Mapping[str, str]] = dict
+    link_key: str = ""
+
+    @property
+    def cached_as(self) -> str:
+        """The key under which the cache has what it gave."""
+        return self.link_key or self.key
 
 
 class Reasons:

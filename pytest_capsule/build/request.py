@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_capsule.build import epoch
+from pytest_capsule.build.secrets import Secret, check_secrets, find_agents
 from pytest_capsule.dockerfile import IgnoreRules
 from pytest_capsule.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist."""
+    """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist.
+
+    ``agents`` are the sockets of SSH agents by id.
+    """
 
     context: Path
     dockerfile: Path
     target: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -43,6 +49,8 @@ def request(
     target: str | None = None,
     build_args: Mapping[str, str] | None = None,
     no_cache: bool = False,
+    secrets: Mapping[str, Secret] | None = None,
+    ssh: Sequence[str] = (),
 ) -> Request:
     """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
 
@@ -60,7 +68,8 @@ def request(
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
             if epoch.NAME in os.environ:  # as docker buildx passes it on
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
-            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache)
+            given, agents = check_secrets(secrets or {}), find_agents(ssh)
+            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache, given, agents)
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
     )

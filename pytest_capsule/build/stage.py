@@ -6,8 +6,7 @@ and of what BuildKit takes (never a time). Source: ``dockerfile2llb/convert.go``
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatchmethod
 from pathlib import Path
@@ -20,7 +19,10 @@ from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
 from pytest_capsule.build.failure import StageFailed
 from pytest_capsule.build.labels import Numbering, shown
+from pytest_capsule.build.mounts import RunMounts
 from pytest_capsule.build.reasons import Reasons, StageReasons, Step
+from pytest_capsule.build.remotes import Remotes
+from pytest_capsule.build.secrets import Secret
 from pytest_capsule.build.steps import Command, Workshop
 from pytest_capsule.build.transfer import Placement, owner
 from pytest_capsule.dockerfile import instructions as ins
@@ -49,6 +51,9 @@ class Surroundings:
     find_tree: Callable[[str, ins.Instruction], Tree]
     """The tree that ``COPY --from`` names."""
     reasons: Reasons
+    secrets: Mapping[str, Secret]
+    agents: Mapping[str, str]
+    """The sockets of SSH agents by id."""
     epoch: Epoch | None = None
 
 
@@ -182,11 +187,10 @@ class Stage:
 
     @_apply.register
     def _(self, instruction: ins.Run) -> None:
-        if instruction.mounts:
-            raise instruction.origin.error("RUN --mount is not supported yet")
         if instruction.devices:
             raise instruction.origin.error("RUN --device is not supported yet")
         script = instruction.script()
+        mounts = RunMounts(instruction, self.around, self._workdir())
         command = Command(
             argv=instruction.argv(self._shell()),
             env={**_proxies(self.around.build_args), **self.variables},
@@ -204,30 +208,33 @@ class Stage:
             "network": command.network,
             "security": instruction.security,
             "scripts": command.scripts,
+            "mounts": mounts.inputs(),
         }
-        work = partial(_run, self.around.workshop, self.tree, command)
+        work = partial(_run, self.around.workshop, self.tree, command, mounts)
         self._change_files(instruction, history.run(command.argv, self.declared), inputs, work, has_own_times=True)
 
     @_apply.register
     def _(self, instruction: ins.Transfer) -> None:
-        with self._source_of(instruction) as context:
-            placement = Placement.of(instruction, context, self._workdir())
+        with Remotes(self.around.store, self.around.secrets, self.around.agents) as remotes:
+            try:
+                placement = Placement.of(instruction, self.around, remotes, self._workdir())
+                inputs = placement.inputs()
+            except StepFailed as failure:
+                raise self._failed(instruction, failure) from None
 
             def work(scratch: Path, _: Output) -> None:
-                placement.carry_out(self.around.workshop, self.tree, scratch)
+                placement.carry_out(self.around.workshop, Tree() if placement.link else self.tree, scratch)
 
             said = history.transfer(instruction)
-            unpacks = any(placement.archives)
-            self._change_files(instruction, said, placement.inputs(), work, placement.contents, has_own_times=unpacks)
-
-    @contextlib.contextmanager
-    def _source_of(self, instruction: ins.Transfer) -> Iterator[Context]:
-        if not (isinstance(instruction, ins.Copy) and instruction.from_):
-            yield self.around.context
-            return
-        tree = self.around.find_tree(instruction.from_, instruction)
-        with self.around.workshop.open_tree(tree) as folder:
-            yield Context(folder, keep_owners=True)
+            self._change_files(
+                instruction,
+                said,
+                inputs,
+                work,
+                placement.contents,
+                link=placement.link,
+                has_own_times=placement.unpacks,
+            )
 
     def _change_files(
         self,
@@ -237,18 +244,21 @@ class Stage:
         work: Work,
         contents: Callable[[], Mapping[str, str]] = dict,
         *,
+        link: bool = False,
         has_own_times: bool = False,
     ) -> None:
         """Take the step's layer from the cache, or carry the step out and let what it wrote become one.
 
-        ``has_own_times`` says that files have times that mean something, which only an epoch before them changes.
+        ``link``: the layer is the same on whatever lies below. ``has_own_times``: the files' times mean something, and
+        an epoch changes only later ones.
         """
         if self.around.epoch is not None:
             seconds = self.around.epoch.seconds
             inputs = {**inputs, "epoch": seconds}
             work = partial(_dated, self.around.store, work, seconds, older=not has_own_times)
         key = step_key(self.key, inputs)
-        step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents)
+        link_key = step_key("", inputs) if link else ""
+        step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents, link_key)
         name = shown(instruction, self.variables, self.around.escape)
         label = self.numbering.next(name, instruction.line, is_trigger=self.in_trigger)
         try:
@@ -282,8 +292,10 @@ def _dated(store: Store, work: Work, seconds: int, scratch: Path, output: Output
     store.date(scratch / "fs", seconds, older=older)
 
 
-def _run(workshop: Workshop, tree: Tree, command: Command, scratch: Path, output: Output) -> None:
-    code = workshop.run(tree, scratch, command, output)
+def _run(workshop: Workshop, tree: Tree, command: Command, mounts: RunMounts, scratch: Path, output: Output) -> None:
+    with mounts.opened(scratch) as ready:
+        env = {**ready.defaults, **command.env, **ready.env}
+        code = workshop.run(tree, scratch, replace(command, env=env, mounts=tuple(ready.mounts)), output)
     if code:
         raise StepFailed(f"exit code {code}", code)
 

@@ -13,8 +13,63 @@ from pytest_capsule.store.image import Tree
 
 
 @dataclass(frozen=True, slots=True)
+class TreeMount:
+    """``type=bind``: what lies at ``source`` in a tree. What is written there is thrown away afterwards."""
+
+    target: str
+    tree: Tree
+    source: str = "/"
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FolderMount:
+    """``type=cache``: a folder of the store."""
+
+    target: str
+    folder: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMount:
+    """``type=tmpfs``: ``size`` in bytes, 0 for no limit."""
+
+    target: str
+    size: int = 0
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SecretMount:
+    """``type=secret``, as a file."""
+
+    target: str
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentMount:
+    """``type=ssh``: a socket that leads to the SSH agent at ``agent``, a path of the host."""
+
+    target: str
+    agent: str
+    mode: int
+    uid: int
+    gid: int
+
+
+Mount = TreeMount | FolderMount | MemoryMount | SecretMount | AgentMount
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """A RUN: ``argv`` with its whole environment, and ``scripts``, texts to be executable at a path meanwhile."""
+    """A RUN: ``argv`` with its whole environment, what is mounted meanwhile, and ``scripts``: texts to be executable
+    at a path.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -22,6 +77,7 @@ class Command:
     workdir: str
     network: str
     privileged: bool = False
+    mounts: tuple[Mount, ...] = ()
     scripts: Mapping[str, str] = field(default_factory=dict)
 
 

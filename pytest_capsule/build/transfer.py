@@ -9,15 +9,16 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.archive import unpack
-from pytest_capsule.build.context import EXCLUDED, Context, Entry, Source, contents, fingerprint
-from pytest_capsule.build.folders import HostFolder
+from pytest_capsule.build.context import EXCLUDED, Context, Source
+from pytest_capsule.build.modes import Mode
+from pytest_capsule.build.parts import ContextFiles, Heredocs, Part, Piece, TreeFiles
 from pytest_capsule.dockerfile import instructions as ins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
+    from pytest_capsule.build.remotes import Remotes
+    from pytest_capsule.build.stage import Surroundings
     from pytest_capsule.build.steps import Workshop
     from pytest_capsule.store.image import Tree
 
@@ -28,32 +29,35 @@ _CONTEXT = "the build context"
 class Placement:
     """One COPY or ADD, worked out: sources are found and hashed, nothing is placed yet.
 
-    ``destination`` is absolute and ends in a slash where a directory is meant. ``archives`` are those of ``sources``
-    that are unpacked. ``owner`` is ``user[:group]``, empty to keep the sources' own.
+    ``destination`` is absolute and ends in a slash where a directory is meant. ``owner`` is ``user[:group]``, empty to
+    keep the sources' own, ``mode`` the words of ``--chmod``. ``link``: it goes into a layer of its own that knows
+    nothing of what lies below.
     """
 
-    context: Context
-    sources: tuple[Source, ...]
-    archives: tuple[bool, ...]
-    files: tuple[ins.InlineFile, ...]
+    parts: tuple[Part, ...]
     destination: str
     owner: str
-    mode: int | None
+    mode: Mode | None
+    link: bool
 
     @classmethod
-    def of(cls, instruction: ins.Transfer, context: Context, workdir: str) -> Placement:
+    def of(cls, instruction: ins.Transfer, around: Surroundings, remotes: Remotes, workdir: str) -> Placement:
         """Work out an expanded instruction; ``DockerfileError`` for what is not in the context or cannot be meant."""
         _check(instruction)
-        sources = tuple(source for pattern in instruction.sources for source in _find(context, pattern, instruction))
-        unpacks = isinstance(instruction, ins.Add) and instruction.unpack is not False
+        with instruction.origin.placing():
+            mode = Mode.parse(instruction.chmod) if instruction.chmod else None
+        link = instruction.link and mode is None  # convert_copy.go: --chmod undoes --link
+        if link and not instruction.chown.replace(":", "").isdecimal() and instruction.chown:
+            raise instruction.origin.error(
+                f"--chown={instruction.chown} with --link: there are no names, for there is no /etc/passwd beneath",
+                hint="write the numbers of the user and the group",
+            )
         return cls(
-            context=context,
-            sources=sources,
-            archives=tuple(unpacks and _is_archive(context, source) for source in sources),
-            files=instruction.files,
-            destination=_destination(instruction, workdir),
-            owner=owner(instruction.chown),
-            mode=_mode(instruction),
+            _parts(instruction, around, remotes),
+            _destination(instruction, workdir),
+            owner(instruction.chown),
+            mode,
+            link,
         )
 
     def inputs(self) -> dict[str, Any]:
@@ -61,37 +65,72 @@ class Placement:
         return {
             "transfer": self.destination,
             "owner": self.owner,
-            "mode": self.mode,
-            "sources": fingerprint(self.sources),
-            "archives": self.archives,
-            "files": [(file.name, file.content) for file in self.files],
+            "mode": self.mode and self.mode.text,
+            "link": self.link,
+            "sources": [part.inputs() for part in self.parts],
         }
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether anything is an archive that is unpacked."""
+        return any(part.unpacks for part in self.parts)
 
     def contents(self) -> dict[str, str]:
         """A digest for each path, to say later which of them has changed."""
-        return contents(self.sources)
+        return {path: digest for part in self.parts for path, digest in part.contents().items()}
 
     def carry_out(self, workshop: Workshop, tree: Tree, scratch: Path) -> None:
         """Place it all on ``tree``."""
         with contextlib.ExitStack() as opened:
-            roots = [_held(self.context.folder.open_root(), opened)]
-            sources = [
-                self._message(source, 0, unpack=is_archive)
-                for source, is_archive in zip(self.sources, self.archives, strict=True)
-            ]
-            if self.files:
-                folder = scratch / "inline"
-                sources += [self._message(source, 1) for source in _write_inline(folder, self.files)]
-                roots.append(_held(HostFolder(str(folder)).open_root(), opened))
-            message = {"dest": self.destination, "user": self.owner or None, "sources": sources}
+            pieces = [piece for part in self.parts for piece in part.pieces(opened, scratch)]
+            contexts = list(dict.fromkeys(piece.context for piece in pieces))
+            message = {
+                "dest": self.destination,
+                "user": self.owner or None,
+                "sources": [self._message(piece, contexts.index(piece.context)) for piece in pieces],
+            }
+            roots = [_held(context.folder.open_root(), opened) for context in contexts]
             workshop.place(tree, scratch, message, roots)
 
-    def _message(self, source: Source, root: int, *, unpack: bool = False) -> dict[str, Any]:
+    def _message(self, piece: Piece, root: int) -> dict[str, Any]:
+        source = piece.source
         entries = [entry.message() for entry in source.entries]
         if self.mode is not None:
             for entry in entries:
-                entry[2] = self.mode
-        return {"root": root, "name": source.name, "directory": source.directory, "unpack": unpack, "entries": entries}
+                entry[2] = self.mode.applied(entry[2], directory=entry[1] == "d")
+        return {
+            "root": root,
+            "name": source.name,
+            "directory": source.directory,
+            "unpack": piece.unpack,
+            "entries": entries,
+        }
+
+
+def _parts(instruction: ins.Transfer, around: Surroundings, remotes: Remotes) -> tuple[Part, ...]:
+    """The sources, in their order, those of the context that come in a row in one."""
+    found: list[Part] = []
+    if isinstance(instruction, ins.Copy) and instruction.from_:
+        found.append(_tree_files(instruction, around))
+    else:
+        unpacks = instruction.unpack is not False if isinstance(instruction, ins.Add) else False
+        for source in instruction.sources:
+            part = remotes.part(source, instruction)
+            if part is None:
+                part = ContextFiles.of(around.context, _find(around.context, source, instruction), unpack=unpacks)
+            found.append(part)
+    if instruction.files:
+        found.append(Heredocs(instruction.files))
+    return tuple(found)
+
+
+def _tree_files(instruction: ins.Copy, around: Surroundings) -> TreeFiles:
+    def find(context: Context) -> list[Source]:
+        return [source for pattern in instruction.sources for source in _find(context, pattern, instruction)]
+
+    question = [instruction.sources, instruction.exclude, instruction.parents]
+    tree = around.find_tree(instruction.from_, instruction)
+    return TreeFiles(tree, find, question, around.workshop, around.store)
 
 
 def owner(text: str) -> str:
@@ -100,20 +139,9 @@ def owner(text: str) -> str:
 
 
 def _check(instruction: ins.Transfer) -> None:
-    error = instruction.origin.error
-    if instruction.exclude:
-        raise error(f"{instruction.keyword} --exclude is not supported yet")
-    if isinstance(instruction, ins.Copy) and instruction.parents:
-        raise error("COPY --parents is not supported yet")
-    if isinstance(instruction, ins.Add):
-        if instruction.checksum or instruction.keep_git_dir is not None:
-            raise error("ADD --checksum and --keep-git-dir go with URLs, which are not supported yet")
-        for source in instruction.sources:
-            if source.startswith(("http://", "https://", "git@")) or source.split("#")[0].endswith(".git"):
-                raise error(f"ADD of a URL is not supported yet: {source}")
     for file in instruction.files:
         if "/" in file.name or file.name in (".", ".."):
-            raise error(f"<<{file.name}: a heredoc's name is that of a file, without folders")
+            raise instruction.origin.error(f"<<{file.name}: a heredoc's name is that of a file, without folders")
 
 
 def _destination(instruction: ins.Transfer, workdir: str) -> str:
@@ -130,27 +158,16 @@ def _destination(instruction: ins.Transfer, workdir: str) -> str:
     return path
 
 
-def _mode(instruction: ins.Transfer) -> int | None:
-    if not instruction.chmod:
-        return None
-    try:
-        mode = int(instruction.chmod, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o7777:
-        raise instruction.origin.error(
-            f"--chmod={instruction.chmod}: it takes an octal number", hint="for instance --chmod=755"
-        )
-    return mode
-
-
 def _find(context: Context, pattern: str, instruction: ins.Transfer) -> list[Source]:
     place = _CONTEXT
     if isinstance(instruction, ins.Copy) and instruction.from_:
         place = instruction.from_
     hint = None
+    exclude = instruction.exclude_rules()
     try:
-        return context.find(pattern)
+        if isinstance(instruction, ins.Copy) and instruction.parents:
+            return context.find_with_parents(pattern, exclude)
+        return context.find(pattern, exclude)
     except ValueError as error:
         reason = str(error)
     except OSError as error:
@@ -166,25 +183,6 @@ def _find(context: Context, pattern: str, instruction: ins.Transfer) -> list[Sou
     raise instruction.origin.error(reason, hint=hint) from None
 
 
-def _is_archive(context: Context, source: Source) -> bool:
-    if source.directory or not source.entries or source.entries[0].kind != "f":
-        return False
-    with open(context.folder.open(source.entries[0].origin), "rb") as file:
-        return unpack.is_archive(file)
-
-
 def _held(fd: int, opened: contextlib.ExitStack) -> int:
     opened.callback(os.close, fd)
     return fd
-
-
-def _write_inline(folder: Path, files: Sequence[ins.InlineFile]) -> list[Source]:
-    """The heredocs as files, so that they are placed as any other is; BuildKit gives them mode 644 and root."""
-    folder.mkdir()
-    sources = []
-    for number, file in enumerate(files):
-        path = folder / str(number)
-        path.write_bytes(file.content.encode("utf-8", "surrogateescape"))
-        entry = Entry(file.name, "f", 0o644, 0, 0, path.stat().st_mtime_ns, path.name)
-        sources.append(Source(file.name, False, (entry,)))
-    return sources

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pytest_capsule.cli.attach import attach
+from pytest_capsule.cli.secrets import secret
 from pytest_capsule.errors import BuildError, UsageError
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
@@ -43,6 +44,13 @@ def add_commands(commands: Commands) -> None:
         default=[],
         metavar="id=ID[,src=FILE|,env=NAME]",
         help="a secret for RUN --mount=type=secret; repeatable",
+    )
+    parser.add_argument(
+        "--ssh",
+        action="append",
+        default=[],
+        metavar="default|ID[=SOCKET]",
+        help="an SSH agent for RUN --mount=type=ssh (default: that of $SSH_AUTH_SOCK); repeatable",
     )
     parser.add_argument(
         "--progress",
@@ -94,7 +102,8 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             tag=names[0] if names else None,
             target=options.target,
             build_args=dict(assignments(options.build_arg)),
-            secrets=dict(_secret(text) for text in options.secret),
+            secrets=dict(secret(text) for text in options.secret),
+            ssh=options.ssh,
             no_cache=options.no_cache,
             pull=options.pull,
             progress=progress,
@@ -165,26 +174,6 @@ def assignments(texts: Sequence[str]) -> list[tuple[str, str]]:
         elif name in os.environ:
             found.append((name, os.environ[name]))
     return found
-
-
-def _secret(text: str) -> tuple[str, str]:
-    """``id=ID,src=FILE``, ``id=ID,env=NAME``, or ``id=ID``: a variable of that name. BuildKit, ``secretprovider``."""
-    fields = dict(part.partition("=")[::2] for part in text.split(","))
-    name = fields.pop("id", "")
-    source = fields.pop("src", None) or fields.pop("source", None)
-    variable = fields.pop("env", None)
-    fields.pop("type", None)
-    if not name or fields or (source and variable):
-        raise UsageError(f"--secret {text}: write it id=ID,src=FILE or id=ID,env=NAME")
-    if source:
-        try:
-            with open(os.path.expanduser(source), encoding="utf-8") as file:
-                return name, file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--secret {text}: {source} cannot be read: {error}") from None
-    if (variable or name) not in os.environ:
-        raise UsageError(f"--secret {text}: there is no environment variable {variable or name}")
-    return name, os.environ[variable or name]
 
 
 def _show(text: str) -> None:

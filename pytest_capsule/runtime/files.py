@@ -17,7 +17,7 @@ from pytest_capsule._linux import inroot, ownership
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_capsule.runtime.rootfs import Upper
+    from pytest_capsule.runtime.mounting import Upper
 
 _SPECIAL = os.O_NONBLOCK | os.O_NOCTTY  # a FIFO or a terminal that stands where a file should must not stop init
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

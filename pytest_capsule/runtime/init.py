@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import capabilities, channel, constants, netlink, syscalls
 from pytest_capsule.network import bridge, resolver
-from pytest_capsule.runtime import commands, files, placement, rootfs
+from pytest_capsule.runtime import commands, files, mounting, placement, rootfs
 from pytest_capsule.runtime.feigned_root import FeignedRoot
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Init:
         self._names: socket.socket | None = None
         self._gateway: socket.socket | None = None
         self._texts: rootfs.Texts = {}
-        self._uppers: list[rootfs.Upper] = []
+        self._uppers: list[mounting.Upper] = []
+        self._step = mounting.StepMounts()
         self._running: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
         self._operations: dict[str, Callable[[channel.Message, list[int]], Reply]] = {
             "open": self._open,
@@ -81,6 +82,8 @@ class Init:
             "signal_all": self._signal_all,
             "connect": self._connect,
             "network": lambda _, __: ({}, [os.dup(self._own_network)]),
+            "listeners": self._listeners,
+            "sweep": self._sweep,
             "terminal": lambda _, __: ({}, list(commands.open_terminal())),
         }
 
@@ -141,7 +144,7 @@ class Init:
         if spec.get("cgroup"):
             syscalls.unshare(constants.CLONE_NEWCGROUP)  # one that begins at the group that init was put into
             rootfs.show_cgroups(writable=spec["privileged"])
-        self._uppers = rootfs.assemble(spec, self._texts)
+        self._uppers = rootfs.assemble(spec, self._texts, self._step)
         socket.sethostname(spec["hostname"])
         if self._identity.many_ids:
             os.setgroups([0])  # not those of whoever runs the tests: they mean nothing in here, or too much
@@ -311,6 +314,13 @@ class Init:
             sock.close()
             refused = refused or OSError(error, os.strerror(error), f"port {message['port']}")
         raise refused or AssertionError
+
+    def _listeners(self, _: channel.Message, __: list[int]) -> Reply:
+        return {}, [sock.detach() for sock in self._step.listeners]
+
+    def _sweep(self, _: channel.Message, __: list[int]) -> Reply:
+        self._step.sweep()
+        return {}, []
 
     def _join(self, network: dict[str, Any], hub: int) -> None:
         bridge.attach(hub, self._own_network, **network)

@@ -14,10 +14,10 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_capsule._linux import constants, inroot, mount, syscalls
-from pytest_capsule.runtime import volumes
+from pytest_capsule._linux import constants, mount, syscalls
+from pytest_capsule.runtime import mounting
 
-_SAFE_MOUNT = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constants.MOUNT_ATTR_NOEXEC
+_SAFE_MOUNT = mounting.SAFE
 _SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
@@ -224,16 +224,11 @@ def _open_if_there(path: str) -> int | None:
         return None
 
 
-@dataclass(frozen=True)
-class Upper:
-    """The writable layer of one overlay: where it is mounted, and a descriptor of the layer itself."""
+def assemble(spec: dict[str, Any], texts: Texts, step: mounting.StepMounts) -> list[mounting.Upper]:
+    """Overlay the layers of ``spec``, move what was prepared beneath them, pivot; returns the writable layers.
 
-    target: str
-    fd: int
-
-
-def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
-    """Overlay the layers of ``spec``, move what was prepared beneath them, pivot; returns the writable layers."""
+    ``step`` gets what the mounts of a build step leave to be done.
+    """
     if size := spec.get("writable"):  # bytes that the writable layer may take
         syscalls.mount(
             None, b".", None, constants.MS_REMOUNT | os.statvfs(".").f_flag & constants.MS_NODEV, b"size=%d" % size
@@ -241,27 +236,27 @@ def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
     uppers = []
     root = -1
     for index, overlay in enumerate(spec["overlays"]):
-        mounted, upper = _mount_overlay(index, overlay, devices=spec["privileged"])
+        mounted, upper = mounting.mount_overlay(str(index), overlay, devices=spec["privileged"])
         uppers.append(upper)
         if index == 0:
             root = os.dup(mounted)
             mount.place(mounted, os.open("root", os.O_PATH | os.O_CLOEXEC), "/")
         else:
-            mount.place(mounted, _target(root, overlay["target"], directory=True), overlay["target"])
+            mount.place(mounted, mounting.target(root, overlay["target"], directory=True), overlay["target"])
     if not spec["bare"]:
         for name in ("dev", "proc", "sys"):
             _move(name, root)
         for path, content in spec["files"].items():
             text = texts.pop(path, None) or Text.create(path.replace("/", "-"))
-            text.place(content, _target(root, path, directory=False), path, read_only=spec["read_only"])
+            text.place(content, mounting.target(root, path, directory=False), path, read_only=spec["read_only"])
         for number, volume in enumerate(spec["volumes"]):
-            place, is_directory = volumes.mounted(volume, f"volume{number}", root, devices=spec["privileged"])
-            mount.place(place, _target(root, volume["target"], directory=is_directory), volume["target"])
+            mounting.mount_volume(volume, f"volume{number}", root, devices=spec["privileged"])
+        step.place(spec["mounts"], root, uppers, devices=spec["privileged"])
     for unused in texts.values():
         unused.discard()
     if spec["read_only"]:
         for overlay in spec["overlays"]:
-            fd = _target(root, overlay["target"], directory=True)
+            fd = mounting.target(root, overlay["target"], directory=True)
             syscalls.mount_setattr(fd, add=constants.MOUNT_ATTR_RDONLY)
             os.close(fd)
     os.fchdir(root)
@@ -270,20 +265,6 @@ def assemble(spec: dict[str, Any], texts: Texts) -> list[Upper]:
     syscalls.umount(b".", constants.MNT_DETACH)
     os.chdir("/")
     return uppers
-
-
-def _mount_overlay(index: int, overlay: dict[str, Any], *, devices: bool) -> tuple[int, Upper]:
-    lowers = [os.fsencode(lower) for lower in overlay["lowers"]]
-    upper = overlay["upper"] or f"upper{index}"
-    work = overlay["work"] or f"work{index}"
-    os.mkdir(upper)
-    os.mkdir(work)
-    # The root directory of an overlay shows its upper's owner and mode, so the new upper takes the image's.
-    info = os.stat(lowers[0])
-    os.chmod(upper, info.st_mode & 0o7777)
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    attributes = 0 if devices else constants.MOUNT_ATTR_NODEV
-    return mount.overlay(lowers, os.fsencode(upper), os.fsencode(work), attributes), Upper(overlay["target"], fd)
 
 
 def _move(name: str, root: int) -> None:
@@ -298,20 +279,3 @@ def _move(name: str, root: int) -> None:
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: the image's /{name} is not a directory", f"/{name}") from None
     mount.place(source, target, f"/{name}")
-
-
-def _target(root: int, path: str, *, directory: bool) -> int:
-    """A descriptor of ``path`` in the image's tree to mount on; made where it is not there, as Docker does."""
-    try:
-        return inroot.open_inside(root, path, os.O_PATH | (os.O_DIRECTORY if directory else 0))
-    except FileNotFoundError:
-        pass
-    if directory:
-        inroot.make_directories(root, path)
-        return inroot.open_inside(root, path, os.O_PATH | os.O_DIRECTORY)
-    inroot.make_directories(root, os.path.dirname(path))
-    with inroot.parent(root, path) as (parent, name):
-        with contextlib.suppress(FileNotFoundError):  # a symlink that dangles: nobody may ever make its target
-            os.unlink(name, dir_fd=parent)
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
-    return inroot.open_inside(root, path, os.O_PATH)

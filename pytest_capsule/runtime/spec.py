@@ -32,6 +32,10 @@ class Overlay:
     upper: str | None = None
     work: str | None = None
 
+    def message(self) -> dict[str, Any]:
+        """As init gets it."""
+        return {"target": self.target, "lowers": self.lowers, "upper": self.upper, "work": self.work}
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -49,6 +53,73 @@ class Volume:
     own: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
+    def message(self) -> dict[str, Any]:
+        """As init gets it."""
+        return {
+            "kind": "volume",
+            "target": self.target,
+            "source": self.source,
+            "read_only": self.read_only,
+            "no_exec": self.no_exec,
+            "fill": self.fill,
+            "own": self.own,
+            "options": dict(self.options),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMount:
+    """What lies at ``source`` in a tree of overlays (the first at ``/``), to be seen at ``target``."""
+
+    target: str
+    overlays: tuple[Overlay, ...]
+    source: str = "/"
+    read_only: bool = True
+
+    def message(self) -> dict[str, Any]:
+        """As init gets it."""
+        return {
+            "kind": "tree",
+            "target": self.target,
+            "overlays": [overlay.message() for overlay in self.overlays],
+            "source": self.source,
+            "read_only": self.read_only,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file that is in memory only, and can be read at ``target``."""
+
+    target: str
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
+
+    def message(self) -> dict[str, Any]:
+        """As init gets it."""
+        content = self.content.decode("latin-1")  # a byte is a character, so that JSON can carry it
+        return {"kind": "secret", "target": self.target, "content": content, **_access(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningSocket:
+    """A Unix socket at ``target`` whose listening end the engine is given (init's ``listeners``, in their order)."""
+
+    target: str
+    mode: int
+    uid: int
+    gid: int
+
+    def message(self) -> dict[str, Any]:
+        """As init gets it."""
+        return {"kind": "socket", "target": self.target, **_access(self)}
+
+
+def _access(file: SecretFile | ListeningSocket) -> dict[str, int]:
+    return {"mode": file.mode, "uid": file.uid, "gid": file.gid}
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -63,9 +134,11 @@ class RuntimeSpec:
     """Everything that a container is, before any command runs in it.
 
     ``env`` is the whole environment of its commands but HOME, which the user decides; ``files`` are texts to be seen at
-    a path whatever the image has there; ``bare`` leaves out ``/dev``, ``/proc``, ``/sys``, files and volumes, for steps
-    of a build that only place files; ``modules`` are what init must have imported for that. ``feigns_root``: commands
-    find that they may chown and become any user, for a container that has a single id.
+    a path whatever the image has there; ``mounts`` are those of one build step, in the order in which they are placed:
+    no mount point that they need stays in the writable layer (init's ``sweep``). ``bare`` leaves out ``/dev``,
+    ``/proc``, ``/sys``, files, volumes and mounts, for steps of a build that only place files; ``modules`` are what
+    init must have imported for that. ``feigns_root``: commands find that they may chown and become any user, for a
+    container that has a single id.
     """
 
     overlays: tuple[Overlay, ...]
@@ -76,6 +149,7 @@ class RuntimeSpec:
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     files: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
+    mounts: tuple[Volume | TreeMount | SecretFile | ListeningSocket, ...] = ()
     networks: tuple[Attachment, ...] = ()
     host_network: bool = False
     reaches_host: bool = False
@@ -97,25 +171,12 @@ class RuntimeSpec:
     def message(self) -> dict[str, Any]:
         """The part that init gets when it is furnished."""
         return {
-            "overlays": [
-                {"target": overlay.target, "lowers": overlay.lowers, "upper": overlay.upper, "work": overlay.work}
-                for overlay in self.overlays
-            ],
+            "overlays": [overlay.message() for overlay in self.overlays],
             "hostname": self.hostname,
             "workdir": self.workdir,
             "files": dict(self.files),
-            "volumes": [
-                {
-                    "target": volume.target,
-                    "source": volume.source,
-                    "read_only": volume.read_only,
-                    "no_exec": volume.no_exec,
-                    "fill": volume.fill,
-                    "own": volume.own,
-                    "options": dict(volume.options),
-                }
-                for volume in self.volumes
-            ],
+            "volumes": [volume.message() for volume in self.volumes],
+            "mounts": [mount.message() for mount in self.mounts],
             "networks": [dict(network.arguments) for network in self.networks],
             "reaches_host": self.reaches_host,
             "read_only": self.read_only,

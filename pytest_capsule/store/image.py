@@ -39,6 +39,11 @@ class Tree:
     layers: tuple[Layer, ...] = ()
     host_directories: tuple[str, ...] = ()
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is the store's alone, so that it never changes: nothing is shown from the host."""
+        return not self.host_directories and not any(layer.id.startswith("/") for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from pytest_capsule.errors import BuildError, DockerfileError
+from pytest_capsule.errors import BuildError
 
 COMPRESS = [bytes, gzip.compress, bz2.compress, lzma.compress]
 
@@ -78,12 +78,6 @@ def test_a_broken_archive_fails_the_step(project, names_in, compress):
         project.build("FROM scratch\nADD broken.tar /in/\n")
     assert (caught.value.line, caught.value.step) == (2, "ADD broken.tar /in/")
     assert project.engine.image(caught.value.image).layers == (), "no half of it became a layer"
-
-
-@pytest.mark.parametrize("source", ["https://example.org/a.tar", "http://example.org/a", "git@example.org:a/b.git"])
-def test_urls_are_refused_by_name(project, source):
-    with pytest.raises(DockerfileError, match="URL is not supported yet"):
-        project.build(f"FROM scratch\nADD {source} /\n")
 
 
 def test_a_changed_archive_misses_the_cache(project):
