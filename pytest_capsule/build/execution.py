@@ -136,7 +136,8 @@ class Execution:
             return self._adopt(written)
 
     def _adopt(self, written: Path) -> Layer | None:
-        return self._store.adopt(written) if any(written.iterdir()) else None
+        """What a step has written as a layer; ``None`` where it wrote nothing, or never came to it."""
+        return self._store.adopt(written) if written.exists() and any(written.iterdir()) else None
 
 
 def _explained(error: StepFailed | OSError | CapsuleError) -> StepFailed:

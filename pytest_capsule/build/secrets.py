@@ -34,13 +34,15 @@ def read_secret(name: str, secret: Secret) -> bytes:
 
 
 def check_secrets(secrets: Mapping[str, Secret]) -> Mapping[str, Secret]:
-    """The same; ``UsageError`` for what is no secret. Files are not read yet."""
+    """The same; ``UsageError`` for what is no secret, and for a file that is not there. Files are not read yet."""
     for name, secret in secrets.items():
         if not name or not isinstance(secret, (str, bytes, os.PathLike)):
             raise UsageError(
                 f"secret {name!r}: its value is a {type(secret).__name__}",
                 hint="give a str or bytes (the value itself) or a pathlib.Path (a file that holds it)",
             )
+        if isinstance(secret, os.PathLike) and not os.path.isfile(secret):
+            raise UsageError(f"secret {name}: there is no file {os.fspath(secret)}")
     return secrets
 
 

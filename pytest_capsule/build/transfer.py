@@ -145,16 +145,14 @@ def _check(instruction: ins.Transfer) -> None:
 
 
 def _destination(instruction: ins.Transfer, workdir: str) -> str:
-    """Where it goes: relative to the working directory; a directory where it is written as one."""
+    """Where it goes: relative to the working directory; a directory where it is written as one.
+
+    BuildKit lets several sources go to a name that is none: of files, the last one stays.
+    """
     dest = instruction.dest
     path = posixpath.normpath(posixpath.join(workdir, dest))
     if not dest or dest.endswith("/") or posixpath.basename(dest) in (".", ".."):
         return path.rstrip("/") + "/"
-    if len(instruction.sources) + len(instruction.files) > 1:
-        raise instruction.origin.error(
-            f"with more than one source, the destination of {instruction.keyword} is a directory and ends in /",
-            hint=f"write {dest}/",
-        )
     return path
 
 

@@ -21,6 +21,7 @@ def tree(project):
 def files_of(project, image):
     """Every path of the image's files, directories with a slash."""
     found = []
+    system = ("/dev/", "/etc/", "/proc/", "/sys/")
     with project.files(image) as container:
         folders = [""]
         while folders:
@@ -28,11 +29,11 @@ def files_of(project, image):
             for entry in container._call({"op": "list", "path": folder or "/"})[0]["entries"]:
                 path = f"{folder}/{entry['name']}"
                 if stat.S_ISDIR(entry["mode"]):
-                    folders.append(path)
                     path += "/"
-                found.append(path)
-    system = ("/dev/", "/etc/", "/proc/", "/sys/")
-    return sorted(path for path in found if not path.startswith(system))
+                if not path.startswith(system):
+                    found.append(path)
+                    folders += [path.rstrip("/")] if path.endswith("/") else []
+    return sorted(found)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,6 @@ def test_a_program_that_cannot_be_executed(project):
         ("COPY --from=capsule/host /missing /", "/missing: not found in capsule/host", None),
         ("COPY --from=no-such-image:1 /a /", "no image 'no-such-image:1'", "build it with a tag"),
         ("COPY [x /", "is never closed", None),
-        ("COPY there dir /file", "more than one source", "write /file/"),
     ],
 )
 def test_a_source_that_cannot_be_had(project, tmp_path, copy, reason, hint):

@@ -319,7 +319,7 @@ def test_a_secret_that_is_missing(project):
     [
         (5, "its value is a int"),
         (None, "a NoneType"),
-        (Path("/no/such/secret"), "cannot be read"),
+        (Path("/no/such/secret"), "there is no file /no/such/secret"),
         ("x" * 512_001, "larger"),
     ],
 )
