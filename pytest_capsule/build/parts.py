@@ -82,7 +82,6 @@ class ContextFiles:
         return self.found
 
 
-@dataclass(frozen=True, slots=True)
 class TreeFiles:
     """Files of a stage or an image: ``find`` gets them from its context.
 
@@ -90,33 +89,42 @@ class TreeFiles:
     that shows directories of the host is looked at each time.
     """
 
-    tree: Tree
-    find: Callable[[Context], Sequence[Source]]
-    question: Any
-    workshop: Workshop
-    store: Store
-    unpacks: ClassVar[bool] = False
+    unpacks = False
+
+    def __init__(
+        self, tree: Tree, find: Callable[[Context], Sequence[Source]], question: Any, workshop: Workshop, store: Store
+    ) -> None:
+        self.tree = tree
+        self.question = question
+        self._find = find
+        self._workshop = workshop
+        self._store = store
+        self._found: Sequence[Source] | None = None
 
     def inputs(self) -> Any:
         """Names, kinds, modes, owners, targets and contents."""
         name = step_key(root_key(self.tree), {"find": self.question})
-        known = self.store.memory(name).get("fingerprint") if self.tree.is_kept else None
+        known = self._store.memory(name).get("fingerprint") if self.tree.is_kept else None
         if known is None:
-            with contextlib.ExitStack() as opened:
-                known = fingerprint([piece.source for piece in self.pieces(opened)])
+            known = fingerprint(self._sources())
             if self.tree.is_kept:
-                self.store.remember(name, {"fingerprint": known})
+                self._store.remember(name, {"fingerprint": known})
         return known
 
     def contents(self) -> Mapping[str, str]:
         """By their paths in the tree."""
+        return contents(self._found or self._sources())
+
+    def _sources(self) -> Sequence[Source]:
         with contextlib.ExitStack() as opened:
-            return contents([piece.source for piece in self.pieces(opened)])
+            return [piece.source for piece in self.pieces(opened)]
 
     def pieces(self, opened: contextlib.ExitStack, scratch: Path | None = None) -> Sequence[Piece]:
-        """Those that are found now."""
-        context = Context(opened.enter_context(self.workshop.open_tree(self.tree)), keep_owners=True)
-        return [Piece(source, context) for source in self.find(context)]
+        """Found once, if the tree cannot change."""
+        context = Context(opened.enter_context(self._workshop.open_tree(self.tree)), keep_owners=True)
+        if self._found is None or not self.tree.is_kept:
+            self._found = self._find(context)
+        return [Piece(source, context) for source in self._found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,8 +135,6 @@ def _input(name: str, old: Any, new: Any, source: str) -> str:
     if name == "run":
         return f"the command has changed, it was {_shortened(source)}"
     shown = _NAMES.get(name, name)
-    if name == "mode":
-        old, new = (None if mode is None else f"{mode:o}" for mode in (old, new))
     if isinstance(old or new, (list, tuple, dict)):
         return f"{'heredocs' if name in ('scripts', 'files') else shown} changed"
     return f"{shown} {_value(old)} → {_value(new)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import StoreError
@@ -44,6 +45,19 @@ class Caches:
                     os.close(held)
                 return
         raise StoreError(f"{_MOST} steps use the cache {name} at once", path=str(self._root / name))
+
+    def remove_unused(self, trash: Path) -> int:
+        """Move the folders that no step uses now to ``trash``; returns how many those were."""
+        count = 0
+        for folder in sorted(self._root.glob("*/*")):
+            held = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if held is not None:
+                try:
+                    os.rename(folder, trash / f"cache-{secrets.token_hex(8)}")
+                    count += 1
+                finally:
+                    os.close(held)
+        return count
 
 
 def _lock(folder: Path, operation: int) -> int | None:

@@ -11,12 +11,13 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_capsule.errors import CapsuleError
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Manifest
+from pytest_capsule.store.caches import Caches
 from pytest_capsule.store.content import claim_of
 from pytest_capsule.store.image import Image
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -28,7 +29,8 @@ _BUILD_STEP = re.compile("[0-9a-f]{64}")
 class Pruned:
     """What went: ``images`` by their ids with the ``names`` that they had, and the ``size`` of all that in bytes.
 
-    ``steps`` is how many steps of builds went from the cache, ``layers`` and ``blobs`` how many of those.
+    ``steps`` is how many steps of builds went from the cache, ``layers`` and ``blobs`` how many of those, ``caches``
+    how many folders of ``RUN --mount=type=cache``, which ``size`` does not count.
     """
 
     images: tuple[str, ...] = ()
@@ -37,6 +39,7 @@ class Pruned:
     layers: int = 0
     blobs: int = 0
     size: int = 0
+    caches: int = 0
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ def prune(
     in_use: Collection[str] = (),
 ) -> Pruned:
     """Remove images without a name and what nothing holds, with ``build_cache`` the steps of builds, with ``all`` both
-    and images with names.
+    and images with names. The folders of cache mounts go with the steps, unless there is something to ``keep``.
 
     Nothing goes that another living engine has claimed, or that is in ``in_use`` (claims of this one), and none of
     ``keep_images``. With ``keep`` only as much goes as makes the store that small in bytes, what was not used for
@@ -78,7 +81,10 @@ def prune(
     store.collect()
     with store.scratch() as trash, store.claims.held():  # what is in the trash is removed when the lock is free again
         pruning = _Pruning(store, {*store.claims.of_others(), *store.claims.needed(), *in_use}, keep)
-        return pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
+        pruned = pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
+        if (all or build_cache) and keep is None:
+            pruned = replace(pruned, caches=Caches(store.root / "caches").remove_unused(trash))
+        return pruned
 
 
 class _Pruning:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_capsule import Build
+from pytest_capsule import Build, Engine
 from pytest_capsule.errors import BuildError, DockerfileError, UsageError
 
 HOST = "FROM capsule/host\n"
@@ -234,6 +234,23 @@ def test_a_locked_cache_is_locked_across_processes(project):
         holder.communicate()
     build.join(60)
     assert project.output() == "first\n"
+
+
+def test_pruning_the_build_cache_takes_the_caches_that_nobody_uses(project, tmp_path):
+    """In a store of its own, for it empties the build cache."""
+    step = "RUN --mount=type=cache,target=/c echo {} >> /c/log; cat /c/log\n"
+    with Engine(cache_dir=tmp_path / "store") as project.engine:
+        project.build(HOST + step.format("one"))
+        assert project.engine.prune().caches == 0
+        folder = next(Path(project.engine._store.root, "caches").glob("*/0"))
+        with subprocess.Popen(["flock", str(folder), "cat"], stdin=subprocess.PIPE) as user:
+            while subprocess.run(["flock", "--nonblock", str(folder), "true"]).returncode == 0:
+                assert user.poll() is None
+            assert project.engine.prune(build_cache=True).caches == 0
+            user.communicate()
+        assert project.engine.prune(build_cache=True).caches == 1
+        project.build(HOST + step.format("two"))
+        assert project.output() == "two\n"
 
 
 # -- tmpfs -------------------------------------------------------------------------------------------------------------
