@@ -223,3 +223,15 @@ def test_ctrl_c_ends_a_build_and_gives_the_cursor_back(terminal, tmp_path):
     terminal.expect(r"\x1b\[\?25h")
     assert terminal.exit_code() == 130
     assert terminal.restored
+
+
+def test_a_shell_in_what_a_failed_step_left(terminal, tmp_path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {HOST}\nWORKDIR /srv\nRUN echo half > result; exit 4\n")
+    terminal.environment["TERM"] = "xterm"
+    terminal.start("build", "--on-error=shell", str(tmp_path))
+    terminal.expect(r"capsule: /bin/sh in failed/")
+    terminal.type("test -t 0 && pwd && cat result\r")
+    terminal.expect(r"/srv\r\nhalf\r\n")
+    terminal.type("exit\r")
+    assert terminal.exit_code() == 1
+    assert terminal.restored
