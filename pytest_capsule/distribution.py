@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TypeVar
 
 from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, RegistryError, UsageError
@@ -46,6 +47,15 @@ class TransferEvent:
     layer: str = ""
     done: int = 0
     total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact of a registry; ``fetch`` has the blob of a layer in the store."""
+
+    manifest: Manifest
+    config: bytes
+    fetch: Callable[[Descriptor], None]
 
 
 Tell = Callable[[TransferEvent], object]
@@ -148,6 +158,17 @@ class Distribution:
         tell(TransferEvent("Download complete", name))
         return False
 
+    def artifact(self, reference: Reference) -> Artifact:
+        """An artifact that is no image: its manifest and config. ``ImageNotFound``, ``RegistryError``."""
+        repository = self._client.repository(reference, "pull")
+        with _told_of(reference):
+            document = _found(repository, reference.digest or reference.tag or "")
+            manifest = Manifest.from_json(document.data)
+            return Artifact(manifest, repository.document(manifest.config), partial(self._fetch_quietly, repository))
+
+    def _fetch_quietly(self, repository: Repository, layer: Descriptor) -> None:
+        self._fetch(repository, layer, lambda event: None, threading.Event())
+
     # -- push ---------------------------------------------------------------------------------------------------------
 
     def push(self, image: Image, reference: Reference, tell: Tell) -> Digest:
@@ -175,6 +196,16 @@ class Distribution:
         self._remember(reference, (layer.digest for layer in packed.manifest.layers))
         tell(TransferEvent(f"{reference.tag}: digest: {digest} size: {len(packed.data)}"))
         return digest
+
+    def push_artifact(self, reference: Reference, manifest: Manifest) -> Digest:
+        """Bring an artifact whose blobs are in the store to a registry, under a tag."""
+        repository = self._client.repository(reference, "push")
+
+        def send(blob: Descriptor, stopped: threading.Event) -> None:
+            self._send(repository, blob, blob.digest.short, lambda event: None, stopped)
+
+        _all_at_once(send, (manifest.config, *manifest.layers))
+        return repository.push_manifest(manifest.to_json(), manifest.media_type, reference.tag)
 
     def _send(self, repository: Repository, layer: Descriptor, name: str, tell: Tell, stopped: threading.Event) -> None:
         def read(done: int) -> None:

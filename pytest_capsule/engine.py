@@ -11,7 +11,7 @@ import os
 import posixpath
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from pytest_capsule.check import HostReport
     from pytest_capsule.distribution import Distribution, TransferEvent
+    from pytest_capsule.shared_cache import SharedCache
 
 Progress = Callable[[BuildEvent], None]
 Transfer = Callable[["TransferEvent"], object]
@@ -145,6 +146,8 @@ class Engine:
         ssh: Sequence[str] = (),
         no_cache: bool = False,
         pull: bool = False,
+        cache_from: str | Sequence[str] = (),
+        cache_to: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Image:
         """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
@@ -154,6 +157,10 @@ class Engine:
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
         ``pull`` asks the registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
         ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
+
+        ``cache_from`` and ``cache_to`` are where steps and their layers are shared with other machines, as BuildKit
+        writes it: ``type=registry,ref=NAME[,mode=max]``, ``type=local,src=FOLDER`` (to write ``dest=``), or a reference
+        alone. A cache that cannot be read is a warning; one that cannot be written ends the build (``RegistryError``).
         """
         self._check_open()
         if tag is not None:
@@ -167,15 +174,36 @@ class Engine:
             secrets=secrets,
             ssh=ssh,
         )
-        with self._store.claims.working():
+        tell = progress or _tell_nobody
+        with self._store.claims.working(), self._shared_cache(cache_from, cache_to, tell) as sharing:
             image = builder.build(
                 wanted,
                 store=self._store,
                 workshop=self._new_workshop(),
                 find_image=partial(self._find_base, pull="always" if pull else None),
-                tell=progress or _tell_nobody,
+                tell=tell,
+                sharing=sharing,
             )
             return self._store.tag(image, tag) if tag is not None else image
+
+    @contextlib.contextmanager
+    def _shared_cache(
+        self, cache_from: str | Sequence[str], cache_to: str | Sequence[str], tell: Progress
+    ) -> Iterator[SharedCache | None]:
+        """The cache that a build shares: read before, and written when the block ends well."""
+        if not cache_from and not cache_to:
+            yield None
+            return
+        from pytest_capsule.shared_cache import SharedCache, parse_places  # here: most builds share nothing
+
+        sources, targets = parse_places(cache_from, "from"), parse_places(cache_to, "to")
+        shared = SharedCache(self._store, self._packing, self._registries, tell)
+        try:
+            shared.load(sources)
+            yield shared
+            shared.save(targets)
+        finally:
+            shared.warn()
 
     def _find_base(self, reference: str, note: Callable[[str], None], *, pull: str | None) -> Image:
         return self.image(reference, pull=pull, progress=in_words(note))
@@ -461,6 +489,8 @@ class Engine:
             secrets=wanted.secrets,
             ssh=wanted.ssh,
             no_cache=no_cache or wanted.no_cache,
+            cache_from=wanted.cache_from,
+            cache_to=wanted.cache_to,
             progress=progress,
         )
 

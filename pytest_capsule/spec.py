@@ -20,7 +20,8 @@ class Build:
 
     ``context`` is the folder that COPY takes from, ``dockerfile`` a path beneath it or an absolute one (default: the
     context's ``Dockerfile``), ``target`` the stage to stop at, ``secrets`` and ``ssh`` as of ``Engine.build``,
-    ``tag`` the name to give it.
+    ``tag`` the name to give it, ``cache_from`` and ``cache_to`` where steps are shared with other machines
+    (``Engine.build``).
     """
 
     context: str | os.PathLike[str]
@@ -31,6 +32,8 @@ class Build:
     ssh: Sequence[str] = ()
     no_cache: bool = False
     tag: str | None = None
+    cache_from: str | Sequence[str] = ()
+    cache_to: str | Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ FLOORS = {
     "archives": {"errors", "archive", "build", "oci", "store"},
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
+    "shared_cache": {"errors", "build", "distribution", "oci", "store"},
     "mounts": {"errors", "_linux", "build", "network", "runtime", "store"},
     "workshop": {"errors", "_linux", "build", "locations", "mounts", "network", "runtime", "store"},
     "progress": {"errors", "build", "distribution"},

@@ -16,7 +16,7 @@ from pytest_capsule.build.checks import check_plan
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.events import BuildEvent
-from pytest_capsule.build.execution import Execution, root_key
+from pytest_capsule.build.execution import Execution, Sharing, root_key
 from pytest_capsule.build.failure import Remains
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Label, Numbering, internal
@@ -45,6 +45,7 @@ def build(
     workshop: Workshop,
     find_image: FindImage,
     tell: Callable[[BuildEvent], None],
+    sharing: Sharing | None = None,
 ) -> Image:
     """Build an image; ``tell`` hears what happens, in this thread.
 
@@ -75,7 +76,7 @@ def build(
         around = Surroundings(
             store=store,
             workshop=workshop,
-            execution=Execution(store, schedule.tell, canceled, no_cache=wanted.no_cache),
+            execution=Execution(store, schedule.tell, canceled, sharing, no_cache=wanted.no_cache),
             context=context,
             build_args=wanted.build_args,
             global_args=arguments,
@@ -88,6 +89,8 @@ def build(
         )
         schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
     image = stages[plan.target].image()
+    if sharing is not None:
+        sharing.finish(stages[plan.target].key)
     tell(BuildEvent("image", str(image), text=image.id))
     return image
 

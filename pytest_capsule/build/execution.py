@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.labels import Label
@@ -37,6 +37,19 @@ class Result:
     seconds: float
 
 
+class Sharing(Protocol):
+    """Steps that were carried out elsewhere, and ours for others: called from the threads of all stages."""
+
+    def recall(self, key: str) -> Result | None:
+        """What the step with that key gave elsewhere, its layer in the store now; ``None`` where nobody knows."""
+
+    def note(self, step: Step, result: Result) -> None:
+        """What a step of this build gave."""
+
+    def finish(self, key: str) -> None:
+        """The image is made: ``key`` is that of its last step."""
+
+
 class StepFailed(Exception):
     """A step that failed: ``code`` is the exit code of its command, ``output`` what it printed.
 
@@ -59,24 +72,35 @@ class Execution:
     """
 
     def __init__(
-        self, store: Store, tell: Callable[[BuildEvent], None], canceled: threading.Event, *, no_cache: bool
+        self,
+        store: Store,
+        tell: Callable[[BuildEvent], None],
+        canceled: threading.Event,
+        sharing: Sharing | None,
+        *,
+        no_cache: bool,
     ) -> None:
         self._store = store
+        self._sharing = sharing
         self.tell = tell
         self._canceled = canceled
         self._no_cache = no_cache
 
     def obtain(self, step: Step, label: Label, work: Work, reasons: StageReasons) -> Result:
         """What a step gives; ``StepFailed`` when it had to be carried out and failed."""
+        result = self._obtain(step, label, work, reasons)
+        if self._sharing is not None:
+            self._sharing.note(step, result)
+        return result
+
+    def _obtain(self, step: Step, label: Label, work: Work, reasons: StageReasons) -> Result:
         record = self._recall(step.cached_as)
         if record is None:
             with self._lock(step.cached_as):  # whoever else builds the same waits here, and then finds it
-                record = self._recall(step.cached_as)
+                record = self._recall(step.cached_as) or self._recall_shared(step.cached_as)
                 if record is None:
                     result = self._carry_out(label, work, reasons.find(step))
-                    layer = result.layer and result.layer.id
-                    record = {"layer": layer, "created": result.created, "seconds": result.seconds}
-                    self._store.keep_step(step.cached_as, record)
+                    self._keep(step.cached_as, result)
                     reasons.has_run(step)
                     return result
         seconds = record.get("seconds", 0.0)  # of a store that is older than this line there are none
@@ -85,6 +109,18 @@ class Execution:
 
     def _recall(self, key: str) -> dict[str, Any] | None:
         return None if self._no_cache else self._store.step(key)
+
+    def _recall_shared(self, key: str) -> dict[str, Any] | None:
+        if self._sharing is None or self._no_cache:
+            return None
+        result = self._sharing.recall(key)
+        return None if result is None else self._keep(key, result)
+
+    def _keep(self, key: str, result: Result) -> dict[str, Any]:
+        layer = result.layer and result.layer.id
+        record = {"layer": layer, "created": result.created, "seconds": result.seconds}
+        self._store.keep_step(key, record)
+        return record
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -151,7 +187,7 @@ def _explained(error: StepFailed | OSError | CapsuleError) -> StepFailed:
 
 def root_key(tree: Tree) -> str:
     """The key of a tree that a stage begins with: what it is made of."""
-    return step_key("", {"layers": [layer.id for layer in tree.layers], "host": tree.host_directories})
+    return step_key("", {"layers": [layer.origin or layer.id for layer in tree.layers], "host": tree.host_directories})
 
 
 def step_key(parent: str, inputs: Mapping[str, Any]) -> str:

@@ -37,6 +37,20 @@ def add_commands(commands: Commands) -> None:
         "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG; repeatable"
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step, whatever the cache has")
+    parser.add_argument(
+        "--cache-from",
+        action="append",
+        default=[],
+        metavar="type=registry,ref=NAME|type=local,src=DIR",
+        help="take steps from a cache that machines share; repeatable",
+    )
+    parser.add_argument(
+        "--cache-to",
+        action="append",
+        default=[],
+        metavar="type=registry,ref=NAME|type=local,dest=DIR[,mode=max]",
+        help="write the steps to one, those of all stages with mode=max; repeatable",
+    )
     parser.add_argument("--pull", action="store_true", help="ask the registry anew for what FROM names")
     parser.add_argument(
         "--secret",
@@ -106,6 +120,8 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             ssh=options.ssh,
             no_cache=options.no_cache,
             pull=options.pull,
+            cache_from=options.cache_from,
+            cache_to=options.cache_to,
             progress=progress,
         )
 

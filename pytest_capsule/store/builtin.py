@@ -45,7 +45,7 @@ def hello_world_image(store: Store) -> Image:
                 path.write_bytes(program)
                 path.chmod(0o755)
                 os.utime(path, (0, 0))
-                layer = store.adopt(tree)
+                layer = store.adopt(tree, origin=key)
             record = {"layer": layer.id}
             store.keep_step(key, record)
     copied = History(created_by=f"COPY hello {HELLO_WORLD_PATH} # built in")

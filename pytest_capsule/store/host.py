@@ -63,7 +63,7 @@ def host_image(store: Store, *, foreign: bool) -> Image:
             with store.scratch() as scratch:
                 base = scratch / "fs"
                 _lay_base(base, shown, foreign=foreign)
-                layer = store.adopt(base)
+                layer = store.adopt(base, origin=key)
             record = {"layer": layer.id}
             store.keep_step(key, record)
     return store.put(_config(), (store.layer(record["layer"]),), shown)

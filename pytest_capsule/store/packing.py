@@ -81,6 +81,12 @@ class Packing:
             self._store.rename(image, config_digest)
         return packed
 
+    def pack_layer(self, layer: Layer) -> tuple[Descriptor, Digest]:
+        """One layer as a tar, whose blob is in ``Store.content`` then, and the tar's diff_id."""
+        record = self._pack_layer(layer)
+        blob = Descriptor(record["media_type"], Digest.parse(record["digest"]), record["size"])
+        return blob, Digest.parse(record["diff_id"])
+
     def _kept(self, digest: Digest) -> Packed | None:
         """What it was packed as before, if all of that is still there."""
         if not self._content.has(digest):
@@ -142,9 +148,9 @@ class Packing:
             config, layers, host_directories, manifest=descriptor.digest, config_digest=manifest.config.digest
         )
 
-    def unpack_layer(self, descriptor: Descriptor, diff_id: Digest) -> None:
+    def unpack_layer(self, descriptor: Descriptor, diff_id: Digest) -> Layer:
         """Unpack one layer whose blob is in ``content`` ahead of ``unpack``: while the others are still coming, say."""
-        self._unpacked(descriptor, diff_id)
+        return self._unpacked(descriptor, diff_id)[0]
 
     def _unpack_layers(self, descriptors: Sequence[Descriptor], config: ImageConfig) -> tuple[Layer, ...]:
         pairs = list(zip(descriptors, config.diff_ids, strict=True))
@@ -196,7 +202,7 @@ class Packing:
                     digest=str(diff_id),
                     found=found["diff_id"],
                 )
-            layer = self._store.adopt(tree)
+            layer = self._store.adopt(tree, origin=found["diff_id"])
         tar = {"digest": str(descriptor.digest), "size": descriptor.size, "media_type": descriptor.media_type}
         self._store.keep_tar(layer, {"diff_id": found["diff_id"], **tar, "metadata": metadata})
         return layer, found["implied"]

@@ -23,7 +23,7 @@ from pytest_capsule.oci.reference import Reference
 from pytest_capsule.store.content import Content
 from pytest_capsule.store.image import Packed
 
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _CHUNK = 1 << 20
 Saved = Sequence[tuple[Packed, Sequence[str]]]
 """Images, each with its names (``Reference.familiar``)."""
@@ -38,7 +38,7 @@ def save(images: Saved, target: IO[bytes], content: Content) -> None:
             while data := file.read(_CHUNK):
                 target.write(data)
         target.write(padding(size))
-    documents = {"index.json": _index(images).to_json(), "manifest.json": _listed(images), "oci-layout": _LAYOUT}
+    documents = {"index.json": _index(images).to_json(), "manifest.json": _listed(images), "oci-layout": LAYOUT}
     for path, data in documents.items():
         target.write(file_header(path, len(data)) + data + padding(len(data)))
     target.write(END)
@@ -60,7 +60,7 @@ def save_folder(images: Saved, folder: Path, content: Content) -> None:
             with content.open(digest) as source, new.open("wb") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
             os.replace(new, place)
-    (folder / "oci-layout").write_bytes(_LAYOUT)
+    (folder / "oci-layout").write_bytes(LAYOUT)
     names = {entry.names for entry in entries if entry.names}
     old = (entry for entry in kept if entry not in entries and entry.names not in names)
     new = folder / ".index.json.new"

@@ -3,7 +3,7 @@
 ::
 
     layers/ID/fs/             a layer in overlay form: the files themselves
-    layers/ID/layer.json      its size
+    layers/ID/layer.json      its size, and where it came from
     layers/ID/packed.json     its tar: diff_id, and the blob that has it
     images/HEX.json           an image: config, layers, host directories, manifest; or the id that it has now
     blobs/ALGORITHM/HEX       manifests, configs and layers as registries and archives have them
@@ -163,7 +163,7 @@ class Store:
         finally:
             self._call("remove", str(folder))
 
-    def adopt(self, tree: Path) -> Layer:
+    def adopt(self, tree: Path, *, origin: str = "") -> Layer:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
         name = secrets.token_hex(16)
         self._use(name)
@@ -171,7 +171,7 @@ class Store:
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
         self._call("move", str(tree), str(packed / "fs"))
-        (packed / "layer.json").write_text(json.dumps({"size": size}))
+        (packed / "layer.json").write_text(json.dumps({"size": size, "origin": origin}))
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
 
@@ -192,7 +192,7 @@ class Store:
         record = self._read(folder / "layer.json", "size")
         if record is None:
             raise StoreError(f"layer {name} is missing from the store", path=str(folder), hint="build it anew")
-        return Layer(name, str(folder / "fs"), record["size"])
+        return Layer(name, str(folder / "fs"), record["size"], record.get("origin", ""))
 
     def _use(self, *names: str) -> None:
         fresh = self.claims.take(map(claim_of_layer, names))

@@ -84,6 +84,17 @@ def test_what_is_not_there_is_one_error(docker_registry, capsule):
         assert "registry 127" not in said.stderr
 
 
+def test_a_build_shares_its_cache(docker_registry, capsule, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    place = f"type=registry,ref={docker_registry.host}/cache"
+    assert "exporting cache" in capsule("build", "--cache-to", place, str(tmp_path)).stderr
+    built = capsule("build", "--progress=plain", "--cache-from", place, str(tmp_path), cache="other")
+    assert "CACHED" in built.stderr, built.stderr
+    missing = capsule("build", "--cache-from", f"{place}-not", str(tmp_path), cache="third")
+    assert missing.returncode == 0
+    assert "404" in missing.stderr
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
