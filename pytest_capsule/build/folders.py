@@ -57,8 +57,11 @@ class HostFolder:
         with self._named(path), os.scandir(self._at(path)) as found:
             entries = sorted(found, key=_name)
         for entry in entries:
-            with self._named(f"{path}/{entry.name}" if path else entry.name):
+            try:  # and no context manager: a large context has many of these
                 info = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                error.filename = f"{path}/{entry.name}" if path else entry.name
+                raise
             yield entry.name, info
 
     def status(self, path: str) -> os.stat_result:
