@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_capsule.archive import xattrs
 from pytest_capsule.build.folders import Folder, Status
 from pytest_capsule.build.patterns import compile_pattern, has_wildcard
 from pytest_capsule.build.sieve import Judgement, Sieve
@@ -47,7 +48,8 @@ class Entry:
 
     ``path`` is relative to its source. ``kind`` is ``f`` for a file (``origin``: its path in the context), ``d`` for a
     directory, ``l`` for a symlink (its target), ``h`` for one more name of a file (the path of the earlier entry),
-    ``p`` for a FIFO, ``c`` and ``b`` for devices (their number). ``digest`` is of a file's content.
+    ``p`` for a FIFO, ``c`` and ``b`` for devices (their number). ``digest`` is of a file's content and its extended
+    attributes.
     """
 
     path: str
@@ -257,6 +259,8 @@ class Context:
         with open(self.folder.open(full), "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
+            if attributes := xattrs.read(file.fileno()):  # a change of them changes ctime too
+                digest.update(repr(attributes).encode())
         if info.st_ctime_ns < now - _TICK:
             self.memory[full] = [*state, digest.hexdigest()]
         return digest.hexdigest()

@@ -20,6 +20,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import constants, inroot, ownership, syscalls
+from pytest_capsule.archive import xattrs
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
@@ -139,12 +140,13 @@ def _link(first: str, target: int, name: str, parent: int) -> None:
 
 def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: list[int] | None) -> None:
     path, kind, mode, uid, gid, mtime, link = entry
+    attributes: dict[str, bytes] = {}
     if kind == "d":
         _make_directory(name, parent, path)
     else:
         _make_room(name, parent)
         if kind == "f":
-            _copy_file(link, name, parent, origin, mtime)
+            attributes = _copy_file(link, name, parent, origin, mtime)
         elif kind == "l":
             os.symlink(link, name, dir_fd=parent)
         elif kind == "p":
@@ -154,7 +156,17 @@ def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: l
     ownership.give(parent, name, *(owner or (uid, gid)))
     if kind != "l":
         os.chmod(name, mode, dir_fd=parent)  # after chown, which clears setuid bits
+    if attributes:  # and it takes away capabilities
+        _give_attributes(name, parent, attributes)
     os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+
+def _give_attributes(name: str, parent: int, attributes: dict[str, bytes]) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        xattrs.write(fd, attributes)
+    finally:
+        os.close(fd)
 
 
 def _make_directory(name: str, parent: int, path: str) -> None:
@@ -175,7 +187,8 @@ def _make_room(name: str, parent: int) -> None:
         raise OSError(errno.EISDIR, "cannot replace a directory with a file", name) from None
 
 
-def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> None:
+def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> dict[str, bytes]:
+    """Copy a file's content; returns the extended attributes that it has besides."""
     read = _open_source(path, origin)
     try:
         write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
@@ -187,6 +200,7 @@ def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> No
             os.close(write)
         if os.fstat(read).st_mtime_ns != mtime:
             raise OSError(errno.ESTALE, "it was written to while it was copied; try again", path)
+        return xattrs.read(read)
     finally:
         os.close(read)
 
