@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from pytest_capsule.aio import in_thread
 from pytest_capsule.errors import CapsuleError, ContainerExited, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["all_of", "any_of", "command", "exited", "file", "healthy", "http", "log", "port", "until"]
+__all__ = ["all_of", "any_of", "auntil", "command", "exited", "file", "healthy", "http", "log", "port", "until"]
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -432,6 +434,18 @@ def until(
         else:
             sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def auntil(container: Container, condition: Condition, timeout: float) -> None:
+    """The same as ``until``, awaited: under asyncio, trio or anyio, with the event loop going on."""
+    given_up = threading.Event()
+
+    def clock() -> float:
+        if given_up.is_set():
+            raise TimeoutError("nobody waits any more")
+        return time.monotonic()
+
+    await in_thread(lambda: until(container, condition, timeout, clock=clock), given_up.set)
 
 
 def observe(condition: Condition, container: Container, deadline: Deadline) -> Observation:

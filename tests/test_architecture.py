@@ -13,6 +13,7 @@ PACKAGE = Path(pytest_capsule.__file__).parent
 
 FLOORS = {
     "errors": set(),
+    "aio": {"errors"},
     "_linux": {"errors"},
     "archive": {"errors", "_linux"},
     "oci": {"errors"},
@@ -20,10 +21,10 @@ FLOORS = {
     "registry": {"errors", "oci"},
     "network": {"errors", "_linux"},
     "store": {"errors", "_linux", "archive", "oci"},
-    "runtime": {"errors", "_linux", "archive", "oci", "network"},
+    "runtime": {"aio", "errors", "_linux", "archive", "oci", "network"},
     "build": {"errors", "archive", "dockerfile", "oci", "store"},
     "spec": {"errors"},
-    "wait": {"errors"},
+    "wait": {"aio", "errors"},
     "networks": {"errors", "_linux", "network", "runtime"},
     "outbound": {"errors", "_linux", "network", "runtime"},
     "locations": {"errors", "network", "networks", "runtime"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import posixpath
 import select
@@ -17,6 +18,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from pytest_capsule._linux import channel
+from pytest_capsule.aio import in_thread
 from pytest_capsule.errors import ContainerError, ExecError, ExecTimeout, UsageError
 from pytest_capsule.network.ports import PortMapping
 from pytest_capsule.runtime import transfer
@@ -28,7 +30,7 @@ from pytest_capsule.runtime.process import DEVNULL, PIPE, ExecResult, Process
 from pytest_capsule.runtime.restraint import Restraint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from pytest_capsule.oci.config import Healthcheck
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 _FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND}
 _WINDOW = (24, 80)
 _FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+_GLANCE = 0.05  # seconds: how soon a wait that was given up ends
 
 
 class Container:
@@ -209,8 +213,7 @@ class Container:
         iterator of lines instead, from the first on, that waits for more until the process has ended. Of a process
         that prints more than 64 MiB the latest are kept.
         """
-        if stream not in STREAMS:
-            raise UsageError(f"logs(stream={stream!r}): it is one of {', '.join(STREAMS)}")
+        _known(stream)
         if follow:
             if timestamps:
                 raise UsageError("logs(): it is timestamps or follow, not both", hint="a line that comes now has now's")
@@ -250,6 +253,32 @@ class Container:
         code = self._main.exit_code
         assert code is not None
         return code
+
+    async def await_exit(self, timeout: float | None = None) -> int:
+        """``wait``, awaited: the event loop of asyncio, trio or anyio goes on meanwhile."""
+        given_up = threading.Event()
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+
+        def wait() -> int:
+            while not given_up.is_set() and time.monotonic() + _GLANCE < deadline:
+                with contextlib.suppress(TimeoutError):
+                    return self.wait(_GLANCE)
+            return self.wait(0 if timeout is None else max(0.0, deadline - time.monotonic()))
+
+        return await in_thread(wait, given_up.set)
+
+    async def alogs(self, stream: str = "both") -> AsyncIterator[str]:
+        """``logs(follow=True)`` for ``async for``: each line as it comes, until the process has ended."""
+        log, given_up = self._log, threading.Event()
+        lines = iter(()) if log is None else log.follow(_known(stream), given_up.is_set)
+
+        def give_up() -> None:
+            given_up.set()
+            if log is not None:
+                log.wake()
+
+        while (line := await in_thread(lambda: next(lines, None), give_up)) is not None:
+            yield line.decode("utf-8", "replace")
 
     @property
     def exit_code(self) -> int | None:
@@ -396,6 +425,42 @@ class Container:
         With ``tty`` it has a terminal of ``window`` (rows, columns): ``stdin`` (text or bytes) is typed there, so that
         ``"\x03"`` is Ctrl-C and ``"\x04"`` the end, and ``stdout`` is all that it shows, with what was typed.
         """
+        return self._exec(
+            cmd,
+            stdin=stdin,
+            env=env,
+            user=user,
+            workdir=workdir,
+            timeout=timeout,
+            check=check,
+            text=text,
+            tty=tty,
+            window=window,
+        )
+
+    async def aexec(self, cmd: str | Sequence[str], **options: Any) -> ExecResult[Any]:
+        """``exec``, awaited: the event loop of asyncio, trio or anyio goes on meanwhile.
+
+        The ``options`` are those of ``exec``. Cancelling kills the command.
+        """
+        command = _Cancellable()
+        return await in_thread(lambda: self._exec(cmd, begun=command.begun, **options), command.give_up)
+
+    def _exec(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        stdin: Any = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        text: bool = True,
+        tty: bool = False,
+        window: tuple[int, int] = _WINDOW,
+        begun: Callable[[Process], object] | None = None,
+    ) -> ExecResult[Any]:
         if tty and not isinstance(stdin, (str, bytes, type(None))):
             raise UsageError("exec(tty=True) types text or bytes", hint="popen(tty=True) gives the terminal itself")
         feed, source = _feed_and_source(stdin)
@@ -415,6 +480,8 @@ class Container:
                 window=window if tty else None,
                 timeout=timeout,
             )
+            if begun is not None:
+                begun(process)
             stdout, stderr = process.communicate(feed, None if deadline is None else deadline - time.monotonic())
         except subprocess.TimeoutExpired as error:
             if process is not None:
@@ -871,6 +938,29 @@ class Container:
         return f"<Container {self.name} {self.status}>"
 
 
+class _Cancellable:
+    """A command that another thread may give up, also before it has begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        self._given_up = False
+
+    def begun(self, process: Process) -> None:
+        """The command runs."""
+        with self._lock:
+            self._process = process
+            if self._given_up:
+                process.kill_group()
+
+    def give_up(self) -> None:
+        """Kill it, now or as soon as it has begun."""
+        with self._lock:
+            self._given_up = True
+            if self._process is not None:
+                self._process.kill_group()
+
+
 def _signal_number(name: str | int) -> int:
     """``SIGTERM``, ``TERM``, ``15`` and ``RTMIN+3`` as a number, as Docker takes them."""
     if isinstance(name, int) or name.isdigit():
@@ -881,6 +971,12 @@ def _signal_number(name: str | int) -> int:
         return int(signal.Signals[f"SIG{base}"]) + int(offset or 0)
     except (KeyError, ValueError):
         raise UsageError(f"no such signal: {name!r}") from None
+
+
+def _known(stream: str) -> str:
+    if stream not in STREAMS:
+        raise UsageError(f"logs(stream={stream!r}): it is one of {', '.join(STREAMS)}")
+    return stream
 
 
 def _feed_and_source(stdin: Any) -> tuple[str | bytes | None, int | IO[Any]]:

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _CHUNK = 1 << 16
 STREAMS = ("stdout", "stderr", "both")
@@ -125,14 +125,19 @@ class Log:
                     unfinished[chunk.stream] = place
         return b"".join(lines)
 
-    def follow(self, stream: str) -> Iterator[bytes]:
-        """Every line from the first that is kept, as it comes, until the process or both pipes have ended."""
+    def follow(self, stream: str, given_up: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
+        """Every line from the first that is kept, as it comes, until the process or both pipes have ended.
+
+        Or until ``given_up``, which is asked after each ``wake``.
+        """
         rests: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         number = 0
         while True:
             with self._changed:
                 while True:
-                    over = self._over or not self._open  # asked first: what was written before is drained after
+                    over = (
+                        self._over or not self._open or given_up()
+                    )  # asked first: what was written before is drained after
                     self.drain()
                     if over or self._first + len(self._chunks) > number:
                         break
