@@ -1,6 +1,5 @@
 """What the report of a failing test says of its containers, and what stays of them."""
 
-import contextlib
 import os
 import re
 import shlex
@@ -9,8 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-
-from tests.cli.test_cli_terminal import Terminal
+from terminals import Terminal
 
 FAILING = """
     import pytest
@@ -167,41 +165,17 @@ def test_junit_has_properties_of_containers(suite, pytester):
     assert "capsule-kept/" in found["container.web.kept"]
 
 
-class PytestTerminal(Terminal):
-    """A terminal with pytest on it instead of ``capsule``."""
-
-    def start_pytest(self, folder, *words):
-        code = (
-            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            cwd=folder,
-            env=self.environment,
-            start_new_session=True,
-        )
-        return self
-
-
 @pytest.fixture
 def terminal():
-    one = PytestTerminal({**os.environ, "TERM": "xterm", "PS1": "inside> "})
+    one = Terminal({**os.environ, "TERM": "xterm"})
     yield one
-    if one.process is not None and one.process.poll() is None:
-        one.process.kill()
-        one.process.wait()
-    for end in (one.master, one.slave):
-        with contextlib.suppress(OSError):
-            os.close(end)
+    one.close()
 
 
 def test_a_shell_opens_in_the_container_of_a_failing_test(terminal, pytester, cache):
     pytester.makepyfile(test_suite=FAILING)
 
-    terminal.start_pytest(pytester.path, "--capsule-shell", f"--capsule-cache-dir={cache}")
+    terminal.start("--capsule-shell", f"--capsule-cache-dir={cache}", module="pytest", folder=pytester.path)
     terminal.expect("capsule shell in container web")
     terminal.type("cat /srv/note; echo; tty\n")
     terminal.expect("look at me")
@@ -210,7 +184,7 @@ def test_a_shell_opens_in_the_container_of_a_failing_test(terminal, pytester, ca
     terminal.type("exit\n")
     terminal.expect("pytest goes on")
     terminal.expect("1 failed")
-    assert terminal.process.wait(timeout=60) == 1
+    assert terminal.exit_code() == 1
 
 
 def test_a_shell_opens_where_a_container_did_not_get_ready(terminal, pytester, cache):
@@ -225,23 +199,23 @@ def test_a_shell_opens_where_a_container_did_not_get_ready(terminal, pytester, c
         """
     )
 
-    terminal.start_pytest(pytester.path, "--capsule-shell", f"--capsule-cache-dir={cache}")
+    terminal.start("--capsule-shell", f"--capsule-cache-dir={cache}", module="pytest", folder=pytester.path)
     terminal.expect("capsule shell in container web")
     terminal.type("echo in; hostname; exit\n")
     terminal.expect("1 error")
-    assert terminal.process.wait(timeout=60) == 1
+    assert terminal.exit_code() == 1
 
 
 def test_with_pdb_the_container_is_alive(terminal, pytester, cache):
     pytester.makepyfile(test_suite=FAILING)
 
-    terminal.start_pytest(pytester.path, "--pdb", f"--capsule-cache-dir={cache}")
+    terminal.start("--pdb", f"--capsule-cache-dir={cache}", module="pytest", folder=pytester.path)
     terminal.expect("[(]Pdb[)]")
     terminal.type("container.read_text('/srv/note')\n")
     terminal.expect("'look at me'")
     terminal.type("quit\n")
     terminal.expect("1 failed")
-    terminal.process.wait(timeout=60)
+    assert terminal.exit_code() == 2
 
 
 def test_without_a_terminal_there_is_no_shell(suite):
