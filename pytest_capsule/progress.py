@@ -258,11 +258,12 @@ class LiveProgress(Progress):
 
 
 def in_words(note: Callable[[str], object]) -> Callable[[TransferEvent], None]:
-    """The progress of a pull as text: ``note`` gets a line for each new state of a layer."""
+    """The progress of a pull as text: ``note`` gets a line for each new state of a layer, else an empty text."""
     states: dict[str, str] = {}
 
     def tell(event: TransferEvent) -> None:
         if states.get(event.layer) == event.status:
+            note("")
             return
         states[event.layer] = event.status
         size = f" {event.total / 1e6:.1f}MB" if event.total else ""

@@ -23,7 +23,7 @@ from pytest_capsule.build.labels import Label, Numbering, internal
 from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
 from pytest_capsule.build.reasons import Reasons
 from pytest_capsule.build.request import Request
-from pytest_capsule.build.schedule import Schedule
+from pytest_capsule.build.schedule import Canceled, Schedule
 from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
 from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
@@ -35,7 +35,8 @@ from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
 FindImage = Callable[[str, Callable[[str], None]], Image]
-"""Finds, or pulls, what FROM names; it may say what it does."""
+"""Finds, or pulls, what FROM names. It says what it does, and where that takes long, an empty text now and then: that
+raises where the build was given up."""
 
 
 def build(
@@ -63,7 +64,9 @@ def build(
     with _step(tell, f"load build definition from {wanted.dockerfile.name}"):
         dockerfile = parse(wanted.dockerfile.read_bytes(), wanted.shown)
     arguments = global_arguments(dockerfile, wanted.build_args, wanted.target)
-    plan = make_plan(dockerfile, wanted.target, arguments, partial(_find_all, schedule, find_image, dockerfile))
+    plan = make_plan(
+        dockerfile, wanted.target, arguments, partial(_find_all, schedule, canceled, find_image, dockerfile)
+    )
     with _step(tell, "load .dockerignore"):
         rules = wanted.ignore_rules()
     _check(wanted, plan, rules, tell)
@@ -136,6 +139,7 @@ def _check(wanted: Request, plan: Plan, rules: IgnoreRules | None, tell: Callabl
 
 def _find_all(
     schedule: Schedule,
+    canceled: threading.Event,
     find_image: FindImage,
     dockerfile: Dockerfile,
     unknown: Mapping[str, ins.Instruction],
@@ -147,8 +151,15 @@ def _find_all(
     def find(number: int) -> None:
         reference = references[number]
         with _step(schedule.tell, f"load metadata for {reference}") as label:
+
+            def note(text: str) -> None:
+                if canceled.is_set():
+                    raise Canceled
+                if text:
+                    schedule.tell(label.event("output", text=text))
+
             try:
-                found[reference] = find_image(reference, lambda text: schedule.tell(label.event("output", text=text)))
+                found[reference] = find_image(reference, note)
             except DockerfileError:
                 raise
             except CapsuleError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pytest_capsule.build.events import BuildEvent
 
-_PATIENCE = 0.2  # seconds between two looks at whether somebody has interrupted us
+_PATIENCE = 0.2  # seconds between two looks at whether all was given up
+_GRACE = 10  # seconds in which canceled work is to end
 
 
 class Canceled(Exception):
@@ -54,32 +56,57 @@ class Schedule:
     def run(self, needs: Mapping[int, Collection[int]], work: Callable[[int], object]) -> None:
         """Do ``work(key)`` for each key of ``needs``, after those that it needs.
 
-        The first failure cancels all other work, and is raised when that has ended.
+        The first failure cancels all other work, and is raised when that has ended. What does not end soon, as a
+        server that has stopped to send, is left behind: it can tell nothing any more.
         """
         waiting = {key: set(others) for key, others in needs.items()}
-        failure: BaseException | None = None
         try:
-            self._begin(waiting, work)
-            while self._running:
-                item = self._inbox.get()
-                if isinstance(item, _Told):
-                    try:
-                        self._hear(item.event)
-                    finally:
-                        item.heard.set()
-                    continue
-                self._running.pop(item.key).join()
-                if failure is None and item.error is not None:
-                    failure = item.error
-                    self._cancel()
-                if failure is None:
-                    self._begin(_without(item.key, waiting), work)
-        except BaseException:  # whoever hears has failed, or somebody interrupts us
+            failure = self._first_failure(waiting, work)
+            if failure is not None:
+                self._cancel()
+                self._hear_out()
+        except BaseException:  # whoever hears has failed, or somebody interrupts us and may have swallowed a message
             self._cancel()
-            self._let_end()
+            self._leave()
             raise
         if failure is not None:
             raise failure
+
+    def _first_failure(self, waiting: dict[int, set[int]], work: Callable[[int], object]) -> BaseException | None:
+        self._begin(waiting, work)
+        while self._running:
+            ended = self._next_end()
+            if ended.error is not None:
+                return ended.error
+            self._begin(_without(ended.key, waiting), work)
+        return None
+
+    def _hear_out(self) -> None:
+        """Hear how the canceled work ends."""
+        deadline = time.monotonic() + _GRACE
+        with contextlib.suppress(queue.Empty):
+            while self._running:
+                self._next_end(deadline)
+        self._given_up.set()
+
+    def _leave(self) -> None:
+        """Let the canceled work end, and hear nothing more."""
+        self._given_up.set()
+        deadline = time.monotonic() + _GRACE
+        for thread in self._running.values():
+            thread.join(max(0, deadline - time.monotonic()))
+
+    def _next_end(self, deadline: float | None = None) -> _Ended:
+        """Hear what is told until some work ends; ``queue.Empty`` after the deadline."""
+        while True:
+            item = self._inbox.get(timeout=None if deadline is None else max(0, deadline - time.monotonic()))
+            if isinstance(item, _Ended):
+                self._running.pop(item.key).join()
+                return item
+            try:
+                self._hear(item.event)
+            finally:
+                item.heard.set()
 
     def _begin(self, waiting: dict[int, set[int]], work: Callable[[int], object]) -> None:
         ready = [key for key, others in waiting.items() if not others]
@@ -96,15 +123,6 @@ class Schedule:
             self._inbox.put(_Ended(key, error))
         else:
             self._inbox.put(_Ended(key, None))
-
-    def _let_end(self) -> None:
-        """Wait for what is still running, and trust no message: an interrupt may have swallowed one."""
-        self._given_up.set()
-        while any(thread.is_alive() for thread in self._running.values()):
-            with contextlib.suppress(queue.Empty):
-                item = self._inbox.get(timeout=_PATIENCE)
-                if isinstance(item, _Told):
-                    item.heard.set()
 
 
 def _without(done: int, waiting: dict[int, set[int]]) -> dict[int, set[int]]:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 
@@ -93,6 +94,24 @@ def test_who_looks_on_and_fails_ends_the_build(project):
     assert project.build("FROM capsule/host\nRUN true\n")
 
 
+def test_an_interrupt_ends_a_pull(project, monkeypatch):
+    def pull(reference, note, **_):
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            note("")
+        raise AssertionError("it was not told to stop")
+
+    def hear(event):
+        if "load metadata" in event.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(project.engine, "_find_base", pull)
+    project.write("Dockerfile", "FROM large\n")
+    with pytest.raises(KeyboardInterrupt):
+        project.engine.build(project.root, progress=hear)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("capsule-stage")] == []
+
+
 def test_events_come_in_the_thread_that_builds(project):
     threads = set()
     project.write("Dockerfile", TWO.format(a="true", b="true"))
@@ -156,12 +175,31 @@ def test_an_interrupt_that_swallows_a_message_hangs_nothing(monkeypatch):
 
     class Swallowing(type(schedule._inbox)):
         def get(self, timeout=None):
-            item = super().get(timeout=timeout)
-            if timeout is None:
-                raise KeyboardInterrupt
-            return item
+            super().get(timeout=timeout)
+            raise KeyboardInterrupt
 
     schedule._inbox = Swallowing()
     with pytest.raises(KeyboardInterrupt):
         schedule.run({0: (), 1: ()}, lambda key: schedule.tell(BuildEvent("output", str(key))))
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("capsule-stage")] == []
+
+
+def test_what_does_not_end_is_left_behind(monkeypatch):
+    monkeypatch.setattr("pytest_capsule.build.schedule._GRACE", 0.1)
+    stuck, told = threading.Event(), []
+
+    def work(key):
+        if key == 0:
+            raise ValueError("first")
+        stuck.wait(60)
+        schedule.tell(BuildEvent("output", "late"))
+        told.append(key)
+
+    schedule = Schedule(lambda event: told.append(event), lambda: None, limit=2)
+    with pytest.raises(ValueError, match="first"):
+        schedule.run({0: (), 1: ()}, work)
+    assert told == []
+    stuck.set()
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "capsule-stage-1"]
+    left.join(60)
+    assert told == [1], "it goes on by itself, and is heard no more"

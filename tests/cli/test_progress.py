@@ -203,7 +203,12 @@ def test_a_pull_in_words():
         TransferEvent("Pull complete", "4f4fb700ef54"),
     ):
         tell(event)
-    assert written == ["1: Pulling from app\n", "4f4fb700ef54: Downloading 2.5MB\n", "4f4fb700ef54: Pull complete\n"]
+    assert written == [
+        "1: Pulling from app\n",
+        "4f4fb700ef54: Downloading 2.5MB\n",
+        "",
+        "4f4fb700ef54: Pull complete\n",
+    ]
 
 
 def test_nothing_at_all():
