@@ -208,7 +208,7 @@ def open_terminal() -> tuple[int, int]:
 
     The command's side is opened from the master (``TIOCGPTPEER``), never by a path inside (CVE-2025-52565).
     """
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    master = files.open_file("/dev/pts/ptmx", os.O_RDWR, 0)
     fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
     return master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 

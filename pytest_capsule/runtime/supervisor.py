@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import channel
+from pytest_capsule._linux import channel, program
 from pytest_capsule.errors import UnsupportedHost
 from pytest_capsule.runtime.spec import PLAIN
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _BLANKS = 2
 _START = (
-    "import sys; sys.path.insert(0, {!r}); from pytest_capsule.runtime import supervisor_process as p; p.main({}, {})"
+    "import sys; sys.path.insert(0, {!r}); "
+    "from pytest_capsule.runtime import supervisor_process as p; p.main({}, {}, {})"
 )
 
 
@@ -162,22 +163,34 @@ class Supervisor:
         ours, theirs = channel.pair()
         engine = os.pidfd_open(os.getpid())
         self._stderr = os.memfd_create("supervisor-stderr")
+        python = program.sealed(sys.executable)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         try:
-            start = _START.format(package_parent, theirs.fileno(), engine)
+            start = _START.format(package_parent, theirs.fileno(), engine, python.fd)
             self._process = subprocess.Popen(
                 # -X utf8: names of files are sent as UTF-8 means them, whatever the locale here is
                 [sys.executable, "-I", "-S", "-X", "utf8", "-c", start],
-                pass_fds=(theirs.fileno(), engine),
+                executable=f"/proc/self/fd/{python.fd}",
+                env={**os.environ, **python.variables},
+                pass_fds=(theirs.fileno(), engine, python.fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 start_new_session=True,  # a Ctrl-C is for pytest, which then closes us in order
                 cwd="/",
             )
+        except PermissionError as error:
+            ours.close()
+            raise UnsupportedHost(
+                "this host runs no program that is a file in memory, which the supervisor is",
+                syscall="execve",
+                errno=error.errno or 0,
+                hint="as root: sysctl -w vm.memfd_noexec=0",
+            ) from None
         finally:
             theirs.close()
             os.close(engine)
+            os.close(python.fd)
         try:
             channel.send(ours, {"ids": self.ids.kind, "mountpoint": str(self._mountpoint), "blanks": _BLANKS})
             if self.ids.kind == "range":

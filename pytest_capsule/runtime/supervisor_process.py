@@ -41,8 +41,12 @@ _IDLE = 25  # milliseconds without a request after which blank containers are ma
 Blank = tuple[int, socket.socket]
 
 
-def main(control: int, engine: int) -> None:
-    """Serve the engine at the other end of descriptor ``control`` until the process behind pidfd ``engine`` ends."""
+def main(control: int, engine: int, program: int) -> None:
+    """Serve the engine at the other end of descriptor ``control`` until the process behind pidfd ``engine`` ends.
+
+    ``program`` is what this process was executed from, and is not needed any more.
+    """
+    os.close(program)
     sock = socket.socket(fileno=control)
     received = channel.receive(sock)
     if received is None:
