@@ -21,6 +21,8 @@ except ImportError:
 _READ = 1 << 20
 _WRITE = 4 << 20
 _AHEAD = 4
+_HARMLESS = 1 << 30
+_MOST = 200
 
 
 class Broken(Exception):
@@ -89,7 +91,11 @@ def compression_of(head: bytes) -> str:
 
 
 def unpacked(file: IO[bytes]) -> Iterator[bytes]:
-    """The content of ``file`` in pieces of at most 4 MiB, decompressed if it is compressed; raises ``Broken``."""
+    """The content of ``file`` in pieces of at most 4 MiB, decompressed if it is compressed; raises ``Broken``.
+
+    What is compressed may give 1 GiB, and more only as long as it is not more than 200 times what was read: else it is
+    taken for a decompression bomb.
+    """
     head = b""
     while len(head) < _LONGEST and (more := file.read(_READ)):  # a pipe gives what it has
         head += more
@@ -104,19 +110,31 @@ def unpacked(file: IO[bytes]) -> Iterator[bytes]:
 
 def _decompressed(file: IO[bytes], data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
     """Several streams one after another are one, as for gzip(1); zeros after the last are padding."""
+    taken, given = len(data), 0
     while data.strip(b"\0"):
         stream = make()
         while not stream.eof:
-            if not data and stream.needs_input and not (data := file.read(_READ)):
-                raise Broken("the compressed stream ends too early")
+            if not data and stream.needs_input:
+                if not (data := file.read(_READ)):
+                    raise Broken("the compressed stream ends too early")
+                taken += len(data)
             try:
                 found = stream.decompress(data, _WRITE)
             except _ERRORS as error:
                 raise Broken(f"the compressed stream is damaged: {error}") from None
             data = b""
+            given += len(found)
+            if given > max(_HARMLESS, taken * _MOST):
+                raise Broken(
+                    f"it is a decompression bomb: {taken} bytes give {given >> 20} MiB and more, which is over {_MOST} "
+                    "times as much; if it is to be so, decompress it first"
+                )
             if found:
                 yield found
-        data = stream.unused_data or file.read(_READ)
+        data = stream.unused_data
+        if not data:
+            data = file.read(_READ)
+            taken += len(data)
 
 
 def ahead(pieces: Iterator[bytes], see: Callable[[bytes], object]) -> Iterator[bytes]:

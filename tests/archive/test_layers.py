@@ -315,6 +315,25 @@ def test_a_bomb_is_unpacked_a_piece_at_a_time():
     assert len(next(pieces)) <= 4 << 20
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_decompression_bomb_is_refused(unpacked, monkeypatch, pack):
+    """What gives more than a gigabyte may give 200 times as much as it is: here the gigabyte is a megabyte."""
+    monkeypatch.setattr(compression, "_HARMLESS", 1 << 20)
+    bomb = archive(member("zeros", "\0" * (40 << 20)))
+    assert "decompression bomb" in unpacked(pack(bomb))[1]["broken"]
+    assert "decompress it first" in unpacked(pack(bomb))[1]["broken"]
+    assert "broken" not in unpacked(bomb)[1]  # as large as it is
+    assert "broken" not in unpacked(pack(archive(member("zeros", "\0" * (1 << 19)))))[1]
+    noise = archive(member("noise", os.urandom(3 << 20).decode("latin-1")))
+    assert "broken" not in unpacked(pack(noise))[1]
+
+
+def test_many_small_streams_are_one_bomb_too(unpacked, monkeypatch):
+    monkeypatch.setattr(compression, "_HARMLESS", 1 << 20)
+    bomb = gzip.compress(archive(member("zeros", "\0" * (1 << 19)))[:-1024]) * 20
+    assert "decompression bomb" in unpacked(bomb)[1]["broken"]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
