@@ -93,7 +93,7 @@ def test_build_takes_a_build(suite, pytester):
         ('"no-such-image:3"', "*test_suite.py:3: no image 'no-such-image:3' in the store*"),
         ('"Upper/Case"', "*test_suite.py:3: *lowercase*"),
         ('"capsule/host", command=["no-such-program"]', "*test_suite.py:3: 'no-such-program': no such program*"),
-        ('"capsule/host", network="bridge"', "*test_suite.py:3: network='bridge': it is *"),
+        ('"capsule/host", network="brigde"', "*test_suite.py:3: network='brigde': there is no such network*"),
         ('"capsule/host", cap_add=["FLY"]', "*test_suite.py:3: no such capability: 'FLY'*"),
         ('"capsule/host", ports=["x"]', "*test_suite.py:3: *'x'*"),
         ('"capsule/host", volumes=["/no/where:/x"]', "*test_suite.py:3: volume /no/where:/x: * does not exist*"),
