@@ -75,18 +75,23 @@ class AgentRelay:
         agent = socket.socket(socket.AF_UNIX)
         with self._lock:
             self._open.add(agent)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # an agent that has gone fails at everything it is asked
             agent.connect(self._path)
+        with contextlib.suppress(OSError):
             while request := _message(client):
-                if request[4] in (_REQUEST_IDENTITIES, _SIGN_REQUEST):
-                    agent.sendall(request)
-                    client.sendall(_message(agent))
-                else:
-                    client.sendall(_FAILURE)
+                client.sendall(_answer(agent, request))
         with self._lock:
             self._open -= {client, agent}
         client.close()
         agent.close()
+
+
+def _answer(agent: socket.socket, request: bytes) -> bytes:
+    if request[4] in (_REQUEST_IDENTITIES, _SIGN_REQUEST):
+        with contextlib.suppress(OSError):
+            agent.sendall(request)
+            return _message(agent) or _FAILURE
+    return _FAILURE
 
 
 def _message(sock: socket.socket) -> bytes:

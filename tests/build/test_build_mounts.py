@@ -1,6 +1,7 @@
 """RUN --mount: what is there while the command runs, and what of it stays."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -351,6 +352,9 @@ def test_what_is_no_secret(project, value, reason):
 @pytest.fixture
 def agent(tmp_path):
     """An SSH agent that has one key: its socket."""
+    if shutil.which("ssh-agent") is None:
+        missing = "there is no ssh-agent; install it with: apt-get install openssh-client"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     path = tmp_path / "agent"
     process = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
@@ -407,7 +411,7 @@ def test_an_agent_s_socket_may_be_gone_when_it_is_asked(project, tmp_path):
         listener.bind(str(path))
     assert stat.S_ISSOCK(path.stat().st_mode)
     project.build(HOST + "RUN --mount=type=ssh ssh-add -l || echo $?\n", ssh=[f"default={path}"])
-    assert project.output().splitlines()[-1] in ("1", "2")
+    assert project.output() == "error fetching identities: agent refused operation\n1\n"
 
 
 def test_secrets_and_agents_of_a_marker_s_build(project, agent):

@@ -190,7 +190,7 @@ def git(folder, *words):
 def repository(tmp_path):
     """A repository with a tag, two branches and a folder, served as files over http: its folder and its URL."""
     if shutil.which("git") is None:
-        pytest.skip("there is no git; install it with: apt-get install git")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no git; install it with: apt-get install git")
     root = tmp_path / "served" / "name.git"
     (root / "docs").mkdir(parents=True)
     (root / "run").write_text("first")
