@@ -68,6 +68,8 @@ class Store:
         try:
             for folder in _FOLDERS:
                 (root / folder).mkdir(parents=True, exist_ok=True)
+            # Nobody else may reach into it: images have setuid programs and, as root, devices (CVE-2021-41091).
+            root.chmod(0o700)
             self._lay_mount_points()
             self._own = self._claim()
             self.claims = Claims(root / "tmp", self._own, root / "locks" / "in-use")

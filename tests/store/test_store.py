@@ -31,6 +31,14 @@ def image(store, number=0):
     return store.put(ImageConfig("amd64", config=RunConfig(user=str(number))), ())
 
 
+def test_nobody_else_may_reach_into_it(tmp_path):
+    """CVE-2021-41091: a setuid program of an image, run on the host by any of its users."""
+    (tmp_path / "open").mkdir(mode=0o755)
+    for folder in ("open", "new"):
+        Store(tmp_path / folder).close()
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_layer_is_adopted_by_rename(store):
     with store.scratch() as scratch:
         (scratch / "fs").mkdir()
