@@ -44,7 +44,7 @@ class Archives:
         for image, found in loaded:
             for name in filter(_is_whole_name, found.names):
                 self._store.tag(image, name)
-        return [self._store.get(image.id) for image, _ in loaded]
+        return [self._store.get(image.key) for image, _ in loaded]
 
     def find(self, reference: str) -> Image:
         """The image that ``oci:PATH[:tag]`` or ``docker-archive:FILE[:ref]`` names; read again when it has changed."""
@@ -55,13 +55,13 @@ class Archives:
             return self._store.get(memory[wanted])
         with _opened(path) as file:
             images = [image for image, _ in loading.load(file, self._packing, self._store.content, wanted=wanted)]
-        if len({image.id for image in images}) != 1:
+        if len({image.key for image in images}) != 1:
             raise ImageNotFound(
                 f"{reference} has {len(images)} images",
                 reference=reference,
                 hint="say which, with :NAME after the path",
             )
-        self._store.remember(stamp, {**memory, wanted: images[0].id})
+        self._store.remember(stamp, {**memory, wanted: images[0].key})
         return images[0]
 
     def save(self, images: Sequence[tuple[Image, Sequence[str]]], target: Source, *, format: str) -> None:

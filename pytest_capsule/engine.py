@@ -12,11 +12,11 @@ import posixpath
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_capsule import commits
 from pytest_capsule import wait as waiting
 from pytest_capsule._linux import capabilities
 from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
@@ -48,7 +48,7 @@ from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store import collection, host, trees, verification
 from pytest_capsule.store.builtin import DEFAULT_PATH
-from pytest_capsule.store.image import Image, Tree, now
+from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.rootfs import lower_directories
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -181,7 +181,7 @@ class Engine:
                 store=self._store,
                 workshop=self._new_workshop(),
                 find_image=partial(self._find_base, pull="always" if pull else None),
-                tell=tell,
+                tell=progress,
                 sharing=sharing,
             )
             return self._store.tag(image, tag) if tag is not None else image
@@ -340,7 +340,7 @@ class Engine:
         """An image, and the names under which it is saved."""
         image = self._local(given)
         if isinstance(given, Image):
-            return image, self._store.get(image.id).tags or image.tags
+            return image, self._store.get(image.key).tags or image.tags
         name = _familiar(given)
         return image, (name,) if name in map(_familiar, image.tags) else image.tags
 
@@ -365,30 +365,18 @@ class Engine:
         *,
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
+        change: Sequence[str] = (),
     ) -> Image:
-        """What a container has written, as a layer on its image; the container goes on."""
-        base: Image = container.image
-        layers = base.layers
-        with self._store.scratch() as scratch:
-            tree = scratch / "fs"
-            tree.mkdir(mode=0o755)
-            tree.chmod(0o755)
-            directory = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if container.export(directory):
-                    layers = (*layers, self._store.adopt(tree))
-            finally:
-                os.close(directory)
-        run = base.config.config
-        for name, value in (env or {}).items():
-            run = run.with_env(name, str(value))
-        if command is not None:
-            run = replace(run, cmd=tuple(command))
-        created = now()
-        entry = History(created=created, created_by=" ".join(container.command), empty_layer=layers is base.layers)
-        config = replace(base.config, config=run, history=(*base.config.history, entry), created=created)
-        image = self._store.put(config, layers, base.host_directories)
-        return self._store.tag(image, tag) if tag is not None else image
+        """What a container has written, as a layer on its image; the container goes on.
+
+        ``command`` and ``env`` are the new image's; ``change`` are instructions such as ``USER app``: Docker's
+        ``--change``. ``UsageError`` for one that is none of these.
+        """
+        if tag is not None:
+            Reference.parse(tag)
+        with self._store.claims.working():
+            image = commits.commit(self._store, container, command=command, env=env, change=change)
+            return self._store.tag(image, tag) if tag is not None else image
 
     # -- containers ---------------------------------------------------------------------------------------------------
 

@@ -97,15 +97,15 @@ class Images:
         """Every image of the store, the newest first; those that are built in have their names, once they were used."""
         names = {}
         if host.is_made(self._store, foreign=self._foreign):
-            names[self._host_image().id] = host.NAME
-        names[self._hello_world_image().id] = HELLO_WORLD
+            names[self._host_image().key] = host.NAME
+        names[self._hello_world_image().key] = HELLO_WORLD
         found = self._store.images()
-        return [self._also_called(image, names[image.id]) if image.id in names else image for image in found]
+        return [self._also_called(image, names[image.key]) if image.key in names else image for image in found]
 
     def built_in(self) -> set[str]:
-        """The ids of the images that are built in and were made."""
+        """The keys of the images that are built in and were made."""
         made = host.is_made(self._store, foreign=self._foreign)
-        return {self._hello_world_image().id} | ({self._host_image().id} if made else set())
+        return {self._hello_world_image().key} | ({self._host_image().key} if made else set())
 
     def _also_called(self, image: Image, name: str) -> Image:
         """An image that is built in with its name, which it may have in the store as well."""

@@ -30,6 +30,7 @@ FLOORS = {
     "locations": {"errors", "network", "networks", "runtime"},
     "volumes": {"errors", "runtime", "spec"},
     "archives": {"errors", "archive", "build", "oci", "store"},
+    "commits": {"build", "oci", "runtime", "store"},
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
     "shared_cache": {"errors", "build", "distribution", "oci", "store"},

@@ -45,7 +45,7 @@ def build(
     store: Store,
     workshop: Workshop,
     find_image: FindImage,
-    tell: Callable[[BuildEvent], None],
+    tell: Callable[[BuildEvent], None] | None,
     sharing: Sharing | None = None,
 ) -> Image:
     """Build an image; ``tell`` hears what happens, in this thread.
@@ -54,7 +54,8 @@ def build(
     would refuse, ``BuildError`` for a step that failed; the first of them ends all others.
     """
     canceled = threading.Event()
-    tell = _signed(tell, wanted.shown)
+    listened = tell is not None
+    tell = _signed(tell or _tell_nobody, wanted.shown)
 
     def cancel() -> None:
         canceled.set()
@@ -94,7 +95,8 @@ def build(
     image = stages[plan.target].image()
     if sharing is not None:
         sharing.finish(stages[plan.target].key)
-    tell(BuildEvent("image", str(image), text=image.id))
+    if listened:  # an id is found out when it is asked for
+        tell(BuildEvent("image", str(image), text=image.id))
     return image
 
 
@@ -106,6 +108,10 @@ def _remembered_context(wanted: Request, rules: IgnoreRules | None, store: Store
     yield context
     if context.changed:
         store.remember(name, context.memory)
+
+
+def _tell_nobody(event: BuildEvent) -> None:
+    """The progress of who wants none."""
 
 
 def _signed(tell: Callable[[BuildEvent], None], dockerfile: str) -> Callable[[BuildEvent], None]:

@@ -65,7 +65,7 @@ def load(call: Invocation) -> int:
     """Load, and say what."""
     options = call.options
     with call.engine() as engine:
-        found = engine.load(_input(options.input))
+        found = [image.settled() for image in engine.load(_input(options.input))]
     if not options.quiet:
         for image in found:
             for name in image.tags:
@@ -102,7 +102,7 @@ def import_rootfs(call: Invocation) -> int:
         image = engine.import_rootfs(
             _input(options.source), options.reference, changes=options.change, message=options.message
         )
-    print(image.id)
+        print(image.id)
     return 0
 
 

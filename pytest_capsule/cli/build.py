@@ -103,8 +103,8 @@ def build(call: Invocation) -> int:
             return 1
         for name in names[1:]:
             engine.tag(image, name)
-    if options.quiet or options.progress == "quiet":
-        print(image.id)
+        if options.quiet or options.progress == "quiet":
+            print(image.id)
     return 0
 
 

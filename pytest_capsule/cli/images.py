@@ -86,7 +86,7 @@ def images(call: Invocation) -> int:
     """The images of the store, one line a name."""
     options = call.options
     with call.engine() as engine:
-        found = engine.images()
+        found = [image.settled() for image in engine.images()]
     named = [(*_repository_and_tag(name), image) for image in found for name in image.tags or ("",)]
     if options.repository:
         named = [
@@ -131,7 +131,7 @@ def history(call: Invocation) -> int:
     """The steps of an image, the last first."""
     options = call.options
     with call.engine() as engine:
-        image = engine.image(options.image, pull="never")
+        image = engine.image(options.image, pull="never").settled()
     now = datetime.datetime.now(datetime.timezone.utc)
     rows = []
     for number, (entry, bytes_added) in enumerate(_sized(image)):
@@ -186,7 +186,7 @@ def rmi(call: Invocation) -> int:
 
 
 def _remove(engine: Engine, reference: str, *, force: bool) -> None:
-    image = _stored(engine, reference)
+    image = _stored(engine, reference).settled()
     names = _names(image)
     if len(names) > 1 and _familiar(reference) in names:
         engine.remove(reference)
@@ -252,7 +252,7 @@ def inspect(call: Invocation) -> int:
     with call.engine() as engine:
         for reference in call.options.images:
             try:
-                found.append(_described(engine.image(reference, pull="never")))
+                found.append(_described(engine, engine.image(reference, pull="never")))
             except CapsuleError as error:
                 print(f"capsule: {error}", file=sys.stderr)
                 failed = 1
@@ -260,12 +260,14 @@ def inspect(call: Invocation) -> int:
     return failed
 
 
-def _described(image: Image) -> dict[str, Any]:
-    """``docker image inspect``'s fields, those that mean something here: a digest of a layer's tar is not known yet."""
+def _described(engine: Engine, image: Image) -> dict[str, Any]:
+    """``docker image inspect``'s fields, those that mean something here."""
+    tags = _names(image)
+    image = engine.image(image.id)  # its config has the digests of its layers now
     config = image.config
     return {
         "Id": image.id,
-        "RepoTags": _names(image),
+        "RepoTags": tags,
         "RepoDigests": [],
         "Parent": "",
         "Comment": config.history[-1].comment if config.history else "",

@@ -86,6 +86,13 @@ def add_commands(commands: Commands) -> None:
         help="when to ask a registry for the image (default: $CAPSULE_PULL, else missing)",
     )
     add("--commit", metavar="REF", help="when the command has ended, keep what it wrote as the image REF")
+    add(
+        "--change",
+        action="append",
+        default=[],
+        metavar="INSTRUCTION",
+        help="for the image of --commit, such as 'CMD [\"run\"]'; repeatable",
+    )
 
 
 def run(call: Invocation) -> int:
@@ -108,7 +115,7 @@ def _run(created: Container, options: argparse.Namespace) -> int:
             print(f"capsule: {error}", file=sys.stderr)
             return error.exit_code
         if options.commit:
-            image = container.commit(options.commit)
+            image = container.commit(options.commit, change=options.change)
             print(f"capsule: kept as {options.commit}, image {image.short_id}", file=sys.stderr)
     return code
 
@@ -124,6 +131,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("the input device is not a TTY", hint="leave out -t where the input is no terminal")
     if options.commit:
         Reference.parse(options.commit)
+    elif options.change:
+        raise UsageError("--change is for the image of --commit, and there is none", hint="add --commit REF")
     for name, colon, _ in (text.partition(":") for text in options.volume):
         if colon and is_name(name):
             raise UsageError(

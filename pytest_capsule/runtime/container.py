@@ -676,12 +676,20 @@ class Container:
         return fd
 
     def commit(
-        self, tag: str | None = None, *, command: Sequence[str] | None = None, env: Mapping[str, str] | None = None
+        self,
+        tag: str | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        change: Sequence[str] = (),
     ) -> Any:
-        """The writable layer as a new ``Image`` on this one's, with another ``command`` or more ``env``."""
+        """The writable layer as a new ``Image`` on this one's, with another ``command`` or more ``env``.
+
+        ``change`` are instructions such as ``WORKDIR /srv`` or ``CMD ["run"]``: Docker's ``--change``.
+        """
         if self._commit is None:
             raise UsageError(f"container {self.name} cannot be committed: no engine made it")
-        return self._commit(self, tag, command=command, env=env)
+        return self._commit(self, tag, command=command, env=env, change=change)
 
     def export(self, directory: int) -> int:
         """Copy the writable layer into the directory behind a descriptor; returns how many entries it has."""

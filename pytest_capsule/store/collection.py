@@ -27,7 +27,7 @@ _BUILD_STEP = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What went: ``images`` by their ids with the ``names`` that they had, and the ``size`` of all that in bytes.
+    """What went: ``images`` by what the store knew them by, the ``names`` that they had, the ``size`` in bytes of it all.
 
     ``steps`` is how many steps of builds went from the cache, ``layers`` and ``blobs`` how many of those, ``caches``
     how many folders of ``RUN --mount=type=cache``, which ``size`` does not count.
@@ -121,7 +121,7 @@ class _Pruning:
         if layers and layers <= self._claimed:
             return False
         if record.image is not None:
-            return record.image.id not in keep_images and (all or not record.image.tags)
+            return record.image.key not in keep_images and (all or not record.image.tags)
         return build_cache or not _BUILD_STEP.fullmatch(record.key.removeprefix("step:"))
 
     def _try_to_let_go(self, record: _Record) -> None:
@@ -160,7 +160,7 @@ class _Pruning:
                 os.rename(thing.path, trash / secrets.token_hex(8))
         blobs = sum(thing.path.parent.parent.name == "blobs" for thing in self._doomed)
         return Pruned(
-            images=tuple(image.id for image in images),
+            images=tuple(image.key for image in images),
             names=tuple(name for image in images for name in image.tags),
             steps=len(self._gone) - len(images),
             layers=len(self._doomed) - blobs,
@@ -197,7 +197,7 @@ def _images(store: Store, things: dict[str, _Thing]) -> Iterable[_Record]:
         layers = [claim_of_layer(layer.id) for layer in image.layers]
         top = things.get(layers[-1]) if layers else None
         used = top.used if top is not None else store.made(image)
-        yield _Record(f"image:{image.id}", frozenset({*layers, *blobs_of(store, image)}), used, image)
+        yield _Record(f"image:{image.key}", frozenset({*layers, *blobs_of(store, image)}), used, image)
 
 
 def _steps(store: Store, things: dict[str, _Thing]) -> Iterable[_Record]:

@@ -6,15 +6,12 @@ import datetime
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.descriptor import Descriptor
 from pytest_capsule.oci.manifest import Manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
@@ -60,29 +57,60 @@ class Packed:
     config: ImageConfig
 
 
-@dataclass(frozen=True, slots=True)
+class Packer(Protocol):
+    """Finds out digests of images (``store.packing``)."""
+
+    def identify(self, image: Image) -> str:
+        """The digest of the image's config."""
+
+    def pack(self, image: Image) -> Packed:
+        """The image in OCI form."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """An image, ready to be run: ``id`` is ``sha256:`` and 64 hexadecimal digits.
+    """An image, ready to be run; two are equal that have the same id.
 
-    The id of an image that was pulled or loaded is the digest of its config, as in Docker. One that was built here has
-    an id of this store's until something asks for digests (``digest``, ``save``, ``push``): from then on its id is that
-    digest too, and the former goes on naming it.
-
-    ``layers`` are ordered from the bottom. ``host_directories`` are shown beneath them, from the host.
-    ``tags`` are the references that name it, in Docker's short form. ``packer`` puts it into OCI form.
+    ``key`` is what the store keeps it under: the digest of its config, if it is ``digested``, else one of what it is
+    made of here. ``layers`` are ordered from the bottom. ``host_directories`` are shown beneath them, from the host.
+    ``tags`` are the references that name it, in Docker's short form.
     """
 
-    id: str
+    key: str
     config: ImageConfig
     layers: tuple[Layer, ...]
+    packer: Packer = field(repr=False)
     host_directories: tuple[str, ...] = ()
-    tags: tuple[str, ...] = field(default=(), compare=False)
-    packer: Callable[[Image], Packed] | None = field(default=None, compare=False, repr=False)
+    tags: tuple[str, ...] = ()
+    digested: bool = False
+
+    @property
+    def id(self) -> str:
+        """The digest of its config, ``sha256:`` and 64 hexadecimal digits: as in Docker, and the same wherever it is.
+
+        Of an image that was made here, its layers are read through when this is asked for the first time.
+        """
+        return self.key if self.digested else self.packer.identify(self)
+
+    def settled(self) -> Image:
+        """The same with its id found out, which can then be told when the engine is closed."""
+        return replace(self, key=self.id, digested=True)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        return self.key == other.key or (self._files == other._files and self.id == other.id)
+
+    def __hash__(self) -> int:
+        return hash(self._files)
+
+    @property
+    def _files(self) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+        return self.layers, self.host_directories
 
     def packed(self) -> Packed:
         """It in OCI form; the tars of layers that were made here are written now, once."""
-        assert self.packer is not None, "an image that no store made"
-        return self.packer(self)
+        return self.packer.pack(self)
 
     @property
     def digest(self) -> str:
@@ -133,6 +161,6 @@ def moment(text: str) -> datetime.datetime | None:
 
 
 def identify(config: ImageConfig, layers: tuple[Layer, ...], host_directories: tuple[str, ...]) -> str:
-    """The id of an image: what it is made of, so that a build from the cache gives the same one again."""
+    """The key of an image: what it is made of, so that a build from the cache gives the same one again."""
     made_of: list[Any] = [config.to_json().decode(), [layer.id for layer in layers], list(host_directories)]
     return "sha256:" + hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

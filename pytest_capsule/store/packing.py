@@ -46,7 +46,7 @@ class Packing:
         self._call = call
         self._parallel = parallel
         self._host_directories = host_directories
-        store.packer = self.pack
+        store.packer = self
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ class Packing:
         """The image in OCI form; its blobs are in ``Store.content`` then, and stay for as long as this engine.
 
         An image that was pulled or loaded gives the manifest and the blobs that it came with. Otherwise its layers are
-        packed, each once: the same image gives the same bytes again. From then on its id is its config's digest.
+        packed, each once: the same image gives the same bytes again.
         """
         kept = self._store.manifest_of(image)
         if kept is not None and (packed := self._kept(kept)) is not None:
@@ -70,15 +70,7 @@ class Packing:
         config_digest = self._content.add(config_data)
         packed = Packed(Descriptor.of(data, OCI_MANIFEST), data, manifest, config)
         self._content.add(data)
-        if not any(layer.id.startswith("/") for layer in image.layers):  # those may be others next time
-            self._store.put(
-                config,
-                image.layers,
-                image.host_directories,
-                manifest=packed.descriptor.digest,
-                config_digest=config_digest,
-            )
-            self._store.rename(image, config_digest)
+        self._keep(image, config, config_digest, packed.descriptor.digest)
         return packed
 
     def pack_layer(self, layer: Layer) -> tuple[Descriptor, Digest]:
@@ -86,6 +78,34 @@ class Packing:
         record = self._pack_layer(layer)
         blob = Descriptor(record["media_type"], Digest.parse(record["digest"]), record["size"])
         return blob, Digest.parse(record["diff_id"])
+
+    def identify(self, image: Image) -> str:
+        """The digest of the image's config, for which its layers are read through, each once; no tar is written."""
+        known = self._store.known_id(image)
+        if known or self._store.closed:  # then nothing can be read any more: it goes by its key
+            return known or image.key
+        diff_ids = self._in_parallel(self._diff_id, image.layers)
+        config = _with_whole_history(image, tuple(map(Digest.parse, diff_ids)))
+        digest = Digest.of(config.to_json())
+        self._keep(image, config, digest)
+        return str(digest)
+
+    def _keep(self, image: Image, config: ImageConfig, digest: Digest, manifest: Digest | None = None) -> None:
+        """Remember what was found out; not of a folder of the host, whose files may be others next time."""
+        if self._store.holds(image) and not any(layer.id.startswith("/") for layer in image.layers):
+            self._store.put(config, image.layers, image.host_directories, manifest=manifest, config_digest=digest)
+            self._store.rename(image, digest)
+
+    def _diff_id(self, layer: Layer) -> str:
+        if layer.id.startswith("/"):
+            return str(self._work("tree_digest", layer.path))
+        with self._store.lock(f"pack-{layer.id}"):
+            record = self._store.tar_of(layer)
+            if record is None:
+                diff_id = self._work("tree_digest", layer.path)
+                record = {"diff_id": diff_id, "tree": diff_id}
+                self._store.keep_tar(layer, record)
+            return str(record["diff_id"])
 
     def _kept(self, digest: Digest) -> Packed | None:
         """What it was packed as before, if all of that is still there."""
@@ -103,7 +123,7 @@ class Packing:
             return self._write_tar(layer)
         with self._store.lock(f"pack-{layer.id}"):
             record = self._store.tar_of(layer)
-            if record is None or not self._content.has(Digest.parse(record["digest"])):
+            if record is None or "digest" not in record or not self._content.has(Digest.parse(record["digest"])):
                 record = self._write_tar(layer)
                 self._store.keep_tar(layer, record)
             return record
@@ -298,7 +318,7 @@ def _with_whole_history(image: Image, diff_ids: tuple[Digest, ...]) -> ImageConf
     """The config for the manifest: a line of history for every layer, as many tools expect."""
     config = image.config
     untold = len(diff_ids) - sum(not entry.empty_layer for entry in config.history)
-    first = tuple(History(created=config.created, comment="a layer of the base image") for _ in range(untold))
+    first = tuple(History(comment="a layer of the base image") for _ in range(untold))
     extra = dict(config.extra)
     if image.host_directories:
         extra[_HOST_DIRECTORIES] = list(image.host_directories)

@@ -27,6 +27,7 @@ import os
 import re
 import secrets
 import urllib.parse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -38,7 +39,7 @@ from pytest_capsule.oci.reference import Reference
 from pytest_capsule.store import trees
 from pytest_capsule.store.claims import Claims
 from pytest_capsule.store.content import Content
-from pytest_capsule.store.image import Image, Layer, Packed, identify
+from pytest_capsule.store.image import Image, Layer, Packed, Packer, identify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,8 +64,9 @@ class Store:
     def __init__(self, root: Path, *, call: Callable[..., Any] = trees.call) -> None:
         self.root = root
         self._call = call
-        self.packer: Callable[[Image], Packed] | None = None
-        """How the images that it hands out are put into OCI form; set by ``store.packing``."""
+        self.closed = False
+        self.packer: Packer = _NoPacker()
+        """How digests of the images that it hands out are found out; set by ``store.packing``."""
         try:
             for folder in _FOLDERS:
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -139,6 +141,7 @@ class Store:
 
     def close(self) -> None:
         """Remove this engine's own folder."""
+        self.closed = True
         with contextlib.suppress(OSError):  # what another thread still makes in it goes when the next engine starts
             self._call("remove", str(self._own))
             os.unlink(f"{self._own}.lock")
@@ -207,8 +210,8 @@ class Store:
         return self.root / "layers" / name
 
     def tar_of(self, layer: Layer) -> dict[str, Any] | None:
-        """What is known of the layer's tar: ``diff_id``, and ``digest``, ``size`` and ``media_type`` of the blob."""
-        return self._read(self._layer_path(layer.id) / "packed.json", "diff_id", "digest", "size", "media_type")
+        """What is known of a layer's tar: ``diff_id``; of a blob that has it, ``digest``, ``size``, ``media_type``."""
+        return self._read(self._layer_path(layer.id) / "packed.json", "diff_id")
 
     def keep_tar(self, layer: Layer, record: dict[str, Any]) -> None:
         """Remember which blob has the layer's tar."""
@@ -227,8 +230,11 @@ class Store:
     ) -> Image:
         """Keep an image; the same parts give the same image.
 
-        One whose ``manifest`` is in ``content`` has the digest of its config as its id.
+        ``config_digest`` is known of one that came from outside, or was asked for its id; its ``manifest``, if it has
+        one, is in ``content``.
         """
+        if config_digest is None:  # what its base image said of its own layers is not what it would say
+            config = replace(config, diff_ids=())
         image_id = str(config_digest) if config_digest else identify(config, layers, host_directories)
         if manifest is None:
             with contextlib.suppress(ImageNotFound):
@@ -237,25 +243,37 @@ class Store:
             "config": json.loads(config.to_json()),
             "layers": [layer.id for layer in layers],
             "host_directories": list(host_directories),
+            "digested": config_digest is not None,
         }
         self._write(self._image_path(image_id), record | ({"manifest": str(manifest)} if manifest else {}))
         return self.get(image_id)
 
+    def known_id(self, image: Image) -> str:
+        """The digest of the image's config, if somebody has asked for it before; else ""."""
+        with contextlib.suppress(ImageNotFound):
+            image_id, record = self._record(image.key)
+            return image_id if record.get("digested") else ""
+        return ""
+
+    def holds(self, image: Image) -> bool:
+        """Whether it is there still: somebody may have removed it since it was found."""
+        return self._image_path(image.key).exists()
+
     def rename(self, image: Image, digest: Digest) -> None:
-        """Let an image that has been put into OCI form go by the digest of its config; its id goes on naming it."""
-        if image.id == str(digest):
+        """Let an image go by the digest of its config from now on; its former key goes on naming it."""
+        if image.key == str(digest):
             return
-        self._write(self._image_path(image.id), {"id": str(digest)})
-        for tag in self._tags_of(image.id):
+        self._write(self._image_path(image.key), {"id": str(digest)})
+        for tag in self._tags_of(image.key):
             self._replace(self._reference_path(Reference.parse(tag)), str(digest).encode())
 
     def made(self, image: Image) -> int:
         """When its record was written, in nanoseconds since 1970."""
-        return self._image_path(self._record(image.id)[0]).stat().st_mtime_ns
+        return self._image_path(self._record(image.key)[0]).stat().st_mtime_ns
 
     def manifest_of(self, image: Image) -> Digest | None:
         """The digest of its manifest, if it has one in ``content``."""
-        record = self._record(image.id)[1]
+        record = self._record(image.key)[1]
         return Digest.parse(record["manifest"]) if "manifest" in record else None
 
     def get(self, image_id: str, *, use: bool = True) -> Image:
@@ -273,9 +291,10 @@ class Store:
             image_id,
             config,
             tuple(self.layer(name, use=use) for name in record["layers"]),
+            self.packer,
             tuple(record["host_directories"]),
             self._tags_of(image_id),
-            self.packer,
+            digested=record.get("digested", False),
         )
 
     def _record(self, image_id: str) -> tuple[str, dict[str, Any]]:
@@ -322,7 +341,7 @@ class Store:
         for digits in sorted(ages, key=ages.__getitem__, reverse=True):
             with contextlib.suppress(ImageNotFound):
                 image = self.get(f"sha256:{digits}", use=False)
-                if image.id == f"sha256:{digits}":  # else it is a former id of one that is here as well
+                if image.key == f"sha256:{digits}":  # else it is a former key of one that is here as well
                     found.append(image)
         return found
 
@@ -334,8 +353,8 @@ class Store:
     def tag(self, image: Image, reference: str) -> Image:
         """Let ``reference`` name ``image``."""
         path = self._reference_path(Reference.parse(reference))
-        self._replace(path, self._record(image.id)[0].encode())
-        return self.get(image.id)
+        self._replace(path, self._record(image.key)[0].encode())
+        return self.get(image.key)
 
     def untag(self, reference: str) -> bool:
         """Forget a reference; whether there was one."""
@@ -346,18 +365,22 @@ class Store:
 
     def remove(self, image: Image) -> None:
         """Forget an image and its references; its layers and blobs stay for other images and the cache."""
-        image_id = self._record(image.id)[0]
+        image_id = self._record(image.key)[0]
         for tag in self._tags_of(image_id):
             self.untag(tag)
         for former in self._former_ids(image_id):
             self._image_path(former).unlink(missing_ok=True)
         self._image_path(image_id).unlink(missing_ok=True)
 
+    def is_former(self, image_id: str) -> bool:
+        """Whether it is what an image went by before its id was asked for."""
+        return (self._read(self._image_path(image_id)) or {}).keys() == {"id"}
+
     def forget_former_ids(self) -> None:
         """Forget the former ids of images that are not there any more."""
         for path in (self.root / "images").glob("*.json"):
             record = self._read(path) or {}
-            if record.keys() == {"id"} and not self._image_path(record["id"]).exists():
+            if self.is_former(f"sha256:{path.stem}") and not self._image_path(record["id"]).exists():
                 path.unlink(missing_ok=True)
 
     def _former_ids(self, image_id: str) -> list[str]:
@@ -438,6 +461,16 @@ class Store:
             os.rename(new, path)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from None
+
+
+class _NoPacker:
+    """Of a store that is used on its own."""
+
+    def identify(self, image: Image) -> str:
+        return image.key
+
+    def pack(self, image: Image) -> Packed:
+        raise StoreError(f"image {image.key} cannot be packed: its store has no packer", path="")
 
 
 def claim_of_layer(name: str) -> str:

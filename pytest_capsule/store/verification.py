@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_capsule.archive import layers as archived_layers
-from pytest_capsule.errors import CapsuleError, ImageNotFound, InvalidReference
+from pytest_capsule.errors import CapsuleError, InvalidReference
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.reference import Reference
@@ -118,7 +118,7 @@ class _Looking:
 
     def _unpacked_again(self, layer: Layer, tar: dict[str, Any]) -> str:
         """The digest of the files that the layer's blob gives, "" without it; remembered for the next time."""
-        blob = self._store.content.path(Digest.parse(tar["digest"]))
+        blob = self._store.content.path(Digest.parse(tar["digest"]))  # with no digest, it was read here, and has "tree"
         if not blob.exists():
             return ""
         with self._store.scratch() as scratch:
@@ -154,16 +154,16 @@ class _Looking:
     def _what_image_lacks(self, path: Path) -> str:
         image_id = f"sha256:{path.stem}"
         try:
+            if self._store.is_former(image_id):
+                return ""
             image = self._store.get(image_id, use=False)
             digest = self._store.manifest_of(image)
-        except ImageNotFound:
-            return ""  # a former id of one that is not there any more
         except CapsuleError as error:
             return error.message
         except ValueError:
             return "its record is damaged"
-        config = self._store.content.path(Digest.parse(image.id))
-        if digest is not None and image.id == image_id and config.exists():
+        config = self._store.content.path(Digest.parse(image.key))
+        if digest is not None and image.key == image_id and config.exists():
             with contextlib.suppress(CapsuleError):
                 if ImageConfig.from_json(config.read_bytes()) != image.config:
                     return "its record is not what its config says"

@@ -146,6 +146,13 @@ def test_a_published_port(start_capsule):
     assert process.wait() == 0
 
 
+def test_what_is_kept_can_be_changed(capsule):
+    done = capsule("run", "--commit", "kept:2", "--change", 'CMD ["cat", "/new"]', HOST, "sh", "-c", "echo new >/new")
+    assert done.returncode == 0, done.stderr
+    assert capsule("run", "kept:2").stdout == "new\n"
+    assert "add --commit REF" in capsule("run", "--change", "USER 1", HOST, "true").stderr
+
+
 def test_what_was_written_is_kept_with_commit(capsule):
     done = capsule("run", "--commit", "kept:1", HOST, "sh", "-c", "echo new >/new; exit 4")
     assert done.returncode == 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_capsule.errors import ImageNotFound, UsageError
+
 
 def lines(container):
     return [str(change) for change in container.diff()]
@@ -140,6 +142,22 @@ def test_what_a_container_writes_no_other_sees(engine, host):
         assert other.listdir("/srv") == []
         assert other.exists("/usr/bin/env")
         assert lines(other) == []
+
+
+def test_a_commit_with_changes(engine, host):
+    host.write_text("/srv/seed", "x")
+    changes = ['CMD ["cat", "seed"]', "WORKDIR /srv", "ENV A=1", "LABEL for=tests", "EXPOSE 80"]
+    image = host.commit(env={"B": "2"}, change=changes)
+    run = image.config.config
+    assert (run.working_dir, run.labels["for"], run.exposed_ports) == ("/srv", "tests", ("80/tcp",))
+    assert {"A": "1", "B": "2"}.items() <= run.env_dict().items()
+    with engine.run(image) as container:
+        assert (container.wait(timeout=60), container.logs()) == (0, "x")
+    for change in ("RUN true", "nonsense"):
+        with pytest.raises(UsageError, match="change"):
+            host.commit("never", change=[change])
+    with pytest.raises(ImageNotFound):
+        engine.image("never")
 
 
 def test_a_commit_of_a_busy_container_holds_nothing_up(engine, host, eventually):

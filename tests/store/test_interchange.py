@@ -201,7 +201,9 @@ def test_what_is_in_it(engine, image):
 
 
 @pytest.mark.parametrize("source", ["docker-archive", "oci-archive", "oci"])
-def test_through_skopeo_and_back(engine, image, saved, another, tmp_path, source):
+def test_through_skopeo_and_back(engine, image, saved, another, tmp_path, source, identity):
+    if source == "oci-archive" and identity != "root":
+        pytest.skip("skopeo unpacks one with the owners that its files have")
     path = saved
     if source == "oci":
         path = tmp_path / "layout"

@@ -109,21 +109,45 @@ def test_a_built_image_goes_through_oci_form_unchanged(engine, another, tmp_path
         assert container.read_text("/dir/one") + container.read_text("/dir/two") == "12"
 
 
-def test_the_id_becomes_the_digest_of_the_config_and_the_former_still_names_it(engine, tmp_path):
-    (tmp_path / "Dockerfile").write_text("FROM hello-world\nLABEL x=y\n")
+def test_the_id_is_the_digest_of_the_config_whenever_it_is_asked_for(engine, another, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nCOPY file /file\n")
+    (tmp_path / "file").write_text("x")
     image = engine.build(tmp_path, tag="app")
-    packed = image.packed()
-    now = engine.image("app")
-    assert now.id == str(packed.manifest.config.digest) != image.id
-    assert engine.image(image.id) == engine.image(image.short_id) == now
-    assert engine.build(tmp_path).id == now.id
-    assert [one.id for one in engine.images()].count(now.id) == 1
-    assert image.id not in [one.id for one in engine.images()]
+    found = engine.image("app")
+    before = image.key
+    assert image.id == found.id != before
+    assert image == found == engine.image("app") == engine.build(tmp_path)
+    assert engine.image("app").key == image.id == engine.image(before).key
+    assert image.id == str(image.packed().manifest.config.digest)
+    assert image.id == f"sha256:{hashlib.sha256(image.packed().config.to_json()).hexdigest()}"
+    assert [one.id for one in engine.images()].count(image.id) == 1
+    engine.save("app", tmp_path / "app.tar")
+    assert another.load(tmp_path / "app.tar")[0].id == image.id
     engine.remove(image)
-    for name in (image.id, now.id, "app"):
+    for name in (image.id, before, "app"):
         with pytest.raises(ImageNotFound):
             engine.image(name)
-    assert engine.build(tmp_path).digest == str(packed.descriptor.digest)
+    assert engine.build(tmp_path).id == image.id
+
+
+def test_a_build_on_an_image_whose_id_is_known_gives_the_same(engine, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/Dockerfile").write_text("FROM capsule/host\nCOPY Dockerfile /base\n")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top/Dockerfile").write_text("FROM base\nCOPY Dockerfile /top\n")
+    engine.build(tmp_path / "base", tag="base")
+    first = engine.build(tmp_path / "top")
+    assert engine.image("base").id
+    second = engine.build(tmp_path / "top")
+    assert first.id == second.id
+
+
+def test_the_id_of_what_was_removed_brings_nothing_back(engine, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nLABEL x=y\n")
+    image = engine.build(tmp_path)
+    engine.remove(image)
+    assert image.id
+    assert [one.tags for one in engine.images()] == [("hello-world",)]
 
 
 def test_digests_are_made_once_and_kept(engine, tmp_path, monkeypatch):

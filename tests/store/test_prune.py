@@ -26,7 +26,8 @@ def build(engine, tmp_path, name, size=1000, tag=None, base="hello-world", below
     (folder / "file").write_bytes(b"x" * size)
     lines = [f"FROM {base}", *below, f"COPY file /{name}"]
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
-    return engine.build(folder, tag=tag)
+    image = engine.build(folder, tag=tag)
+    return engine.image(image.id)
 
 
 def layers_of(engine):

@@ -1,0 +1,61 @@
+"""What a container has written, as a layer on its image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_capsule.build.configuration import changed
+from pytest_capsule.oci.config import History, RunConfig
+from pytest_capsule.store.image import Image, Layer, now
+from pytest_capsule.store.store import Store
+
+if TYPE_CHECKING:
+    from pytest_capsule.runtime.container import Container
+
+
+def commit(
+    store: Store,
+    container: Container,
+    *,
+    command: Sequence[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    change: Sequence[str] = (),
+) -> Image:
+    """The image of a container as it is now; it goes on. No tar is written: its layer is copied out and takes its place
+    by a rename.
+
+    ``command`` and ``env`` are the image's, then come the instructions of ``change``: Docker's ``--change``.
+    """
+    base: Image = container.image
+    run = _configured(base.config.config, command, env or {}, change)  # what is wrong with it is told before the work
+    layer = _layer(store, container)
+    created = now()
+    entry = History(created=created, created_by=" ".join(container.command), empty_layer=layer is None)
+    config = replace(base.config, config=run, history=(*base.config.history, entry), created=created)
+    return store.put(config, (*base.layers, layer) if layer else base.layers, base.host_directories)
+
+
+def _configured(
+    run: RunConfig, command: Sequence[str] | None, env: Mapping[str, str], change: Sequence[str]
+) -> RunConfig:
+    for name, value in env.items():
+        run = run.with_env(name, str(value))
+    if command is not None:
+        run = replace(run, cmd=tuple(command))
+    return changed(run, change)
+
+
+def _layer(store: Store, container: Container) -> Layer | None:
+    """What it has written, ``None`` for nothing."""
+    with store.scratch() as scratch:
+        tree = scratch / "fs"
+        tree.mkdir(mode=0o755)
+        tree.chmod(0o755)
+        directory = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return store.adopt(tree) if container.export(directory) else None
+        finally:
+            os.close(directory)
