@@ -27,7 +27,7 @@ _BUILD_STEP = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What went: ``images`` by what the store knew them by, the ``names`` that they had, the ``size`` in bytes of it all.
+    """What went: ``images`` by what the store knew them by, the ``names`` that they had, the ``size`` of all in bytes.
 
     ``steps`` is how many steps of builds went from the cache, ``layers`` and ``blobs`` how many of those, ``caches``
     how many folders of ``RUN --mount=type=cache``, which ``size`` does not count.
