@@ -33,9 +33,7 @@ def _has_range(path: Path, owners: set[str]) -> bool:
 def pytest_configure() -> None:
     os.environ.setdefault("CAPSULE_PULL", "never")  # no test asks a registry that it has not started itself
 
-
-def pytest_configure() -> None:
-    """A shell that puts us into the background has SIGINT ignored, and what the tests start would inherit that."""
+    # A shell that puts us into the background has SIGINT ignored, and what the tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
