@@ -631,6 +631,8 @@ class Engine:
         if self._closed or self._process != os.getpid():
             return
         for container in list(self._open.values()):
+            container.end()  # all at once, before the first is waited for
+        for container in list(self._open.values()):
             container.close()
         self._closed = True
         for network in self._networks:

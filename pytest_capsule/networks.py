@@ -289,14 +289,21 @@ class Ports:
         """Listen on the host for a port inside; returns where. Unpublished when the container closes."""
         request = channel.encode({"op": "connect", "port": mapping.port, "udp": mapping.protocol == "udp"})
         with listen(mapping) as listener, self._lock:
-            if self._control is None:
-                self._control, self._pidfd = self._supervisor.serve("pytest_capsule.network.forwarder", "serve")
             self._count += 1
             key = f"{self._count}"
             place = listener.getsockname()
-            forwarder.publish(self._control, key, listener, container.requests, request)
+            try:
+                forwarder.publish(self._forwarder(), key, listener, container.requests, request)
+            except BrokenPipeError:  # it was killed, or died with its supervisor
+                self._end()
+                forwarder.publish(self._forwarder(), key, listener, container.requests, request)
         container.on_close(lambda: self._unpublish(key))
         return place[0], place[1]
+
+    def _forwarder(self) -> socket.socket:
+        if self._control is None:
+            self._control, self._pidfd = self._supervisor.serve("pytest_capsule.network.forwarder", "serve")
+        return self._control
 
     def _unpublish(self, key: str) -> None:
         with self._lock, contextlib.suppress(OSError):
@@ -306,9 +313,12 @@ class Ports:
     def close(self) -> None:
         """End the forwarder."""
         with self._lock:
-            if self._control is not None:
-                self._control.close()
-                self._control = None
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-                os.close(self._pidfd)
+            self._end()
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)

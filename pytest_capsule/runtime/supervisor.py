@@ -145,13 +145,29 @@ class Supervisor:
         return socket.socket(fileno=channel_fd), pidfd
 
     def _ask(self, message: channel.Message, descriptors: Sequence[int] = ()) -> list[int]:
-        control = self._control or self._started()
-        try:
-            return channel.call(control, message, descriptors)[1]
-        except BrokenPipeError:
-            raise UnsupportedHost(f"the supervisor process has died: {self._last_words()}") from None
-        except OSError as error:
-            raise self._unsupported(error) from None
+        """What the process gives for a request; another is started where it was killed, for what it did not hold."""
+        words = ""
+        for _ in range(1 if "hub" in message else 2):
+            control = self._control or self._started()
+            try:
+                return channel.call(control, message, descriptors)[1]
+            except BrokenPipeError:
+                words = self._bury(control)
+            except OSError as error:
+                raise self._unsupported(error) from None
+        raise UnsupportedHost(f"the supervisor process has died: {words}")
+
+    def _bury(self, control: socket.socket) -> str:
+        """Take leave of a process that has died, unless another thread has; gives what it said last."""
+        with self._lock:
+            if self._control is not control or self._process is None:
+                return ""
+            self._process.wait()
+            words = self._last_words()
+            control.close()
+            os.close(self._stderr)
+            self._control, self._process, self._stderr = None, None, -1
+            return words
 
     def _started(self) -> socket.socket:
         with self._lock:

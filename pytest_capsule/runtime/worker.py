@@ -42,11 +42,23 @@ class Worker:
 
     def call(self, module: str, function: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
         """Call ``module.function(*args, *descriptors)`` there; arguments and value are plain."""
+        message = {"module": module, "function": function, "args": args}
+        sock = self._started()
+        try:
+            return channel.call(sock, message, descriptors)[0]["value"]
+        except BrokenPipeError:  # it was killed, or died with its supervisor
+            with self._lock:
+                if self._socket is sock:
+                    self._socket = None
+                    sock.close()
+            return channel.call(self._started(), message, descriptors)[0]["value"]
+
+    def _started(self) -> socket.socket:
         with self._lock:
             if self._socket is None:
-                self._socket, _ = self._supervisor.serve(__name__, "serve")
-        message = {"module": module, "function": function, "args": args}
-        return channel.call(self._socket, message, descriptors)[0]["value"]
+                self._socket, pidfd = self._supervisor.serve(__name__, "serve")
+                os.close(pidfd)
+            return self._socket
 
     def close(self) -> None:
         """Let the process end."""
