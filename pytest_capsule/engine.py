@@ -42,15 +42,15 @@ from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.limits import Limits, parse_size
 from pytest_capsule.runtime.logs import LogPump
-from pytest_capsule.runtime.spec import Overlay, RuntimeSpec
+from pytest_capsule.runtime.spec import RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
+from pytest_capsule.stacking import Stacking
 from pytest_capsule.store import collection, host, trees, verification
 from pytest_capsule.store.builtin import DEFAULT_PATH
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.packing import Packing
-from pytest_capsule.store.rootfs import lower_directories
 from pytest_capsule.store.store import Store, claim_of_layer
 from pytest_capsule.volumes import Volume, Volumes, find_path, mounts_of
 from pytest_capsule.workshop import ContainerWorkshop
@@ -101,6 +101,7 @@ class Engine:
         self._supervisor = Supervisor(self.ids, self._store.mountpoint)
         self._worker = Worker(self._supervisor)
         self._wires = Worker(self._supervisor)
+        self._stacking = Stacking(self._store, self._worker)
         processors = len(os.sched_getaffinity(0))
         self._crew = Crew(self._supervisor, processors)
         self._packing = Packing(self._store, self._crew.call, parallel=processors, host_directories=host.directories)
@@ -503,9 +504,9 @@ class Engine:
         if location.membership is not None:
             host, attachment = location.membership.join(name, [hostname] if hostname != name else [])
             undo.callback(location.membership.network.abandon, name, host)
-        overlays = lower_directories(image.tree, self._store.blank)
+        disk = undo.enter_context(contextlib.ExitStack())
         runtime_spec = RuntimeSpec(
-            overlays=tuple(Overlay(target, lowers) for target, lowers in overlays.items()),
+            overlays=self._stacking.to_run(image.tree, disk),
             hostname=hostname,
             env=_environment(config, spec, hostname),
             user=str(spec.user) if spec.user is not None else config.user,
@@ -538,6 +539,7 @@ class Engine:
             neighbour=None if location.on_host else location.neighbour,
         )
         container.outbound = location.outbound
+        container.on_close(disk.close)
         undo.callback(container.close)
         with self._lock:
             self._open[identity] = container
@@ -597,7 +599,7 @@ class Engine:
         return self._store.scratch()
 
     def _new_workshop(self) -> ContainerWorkshop:
-        return ContainerWorkshop(self._supervisor, self._store, self._pump)
+        return ContainerWorkshop(self._supervisor, self._store, self._pump, self._stacking)
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Held against every other thread and process on the same store."""

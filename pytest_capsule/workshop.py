@@ -21,13 +21,13 @@ from pytest_capsule.build.folders import Status
 from pytest_capsule.build.steps import Command
 from pytest_capsule.errors import CommandNotFound
 from pytest_capsule.locations import host_resolv_conf
-from pytest_capsule.mounts import stacked
 from pytest_capsule.network import names
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, STDOUT
 from pytest_capsule.runtime.spec import RuntimeSpec, Volume
 from pytest_capsule.runtime.supervisor import Supervisor
+from pytest_capsule.stacking import Stacking
 from pytest_capsule.store.image import Tree
 from pytest_capsule.store.store import Store
 
@@ -39,10 +39,11 @@ _HOSTNAME = "buildkitsandbox"  # what a RUN sees under BuildKit
 class ContainerWorkshop:
     """Runs the steps of one build in containers of one supervisor."""
 
-    def __init__(self, supervisor: Supervisor, store: Store, pump: LogPump) -> None:
+    def __init__(self, supervisor: Supervisor, store: Store, pump: LogPump, stacking: Stacking) -> None:
         self._supervisor = supervisor
         self._store = store
         self._pump = pump
+        self._stacking = stacking
         self._lock = threading.Lock()
         self._open: set[Container] = set()
         self._canceled = False
@@ -64,7 +65,7 @@ class ContainerWorkshop:
             volumes.append(Volume(path, str(script), read_only=True))
         isolated = command.network == "none"
         spec = RuntimeSpec(
-            overlays=stacked(tree, self._store.blank, scratch),
+            overlays=self._stacking.to_write(tree, self._store.blank, scratch),
             hostname=_HOSTNAME,
             env=command.env,
             user=command.user,
@@ -91,6 +92,7 @@ class ContainerWorkshop:
             if spec.feigns_root and command.user:
                 added = [change.path for change in container.diff() if change.kind == "A"]
                 container.claim(added, user=command.user)
+            self._stacking.gather(container, scratch)
         self._gather(tree, scratch)
         return code
 
@@ -99,26 +101,31 @@ class ContainerWorkshop:
         unpacks = any(source["unpack"] for source in message["sources"])
         with self._container(self._bare(tree, scratch, modules=(_UNPACKER,) if unpacks else ())) as container:
             container.place(message, roots)
+            self._stacking.gather(container, scratch)
         self._gather(tree, scratch)
 
     def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
         """WORKDIR."""
         with self._container(self._bare(tree, scratch)) as container:
             container.make_directory(path, user=user)
+            self._stacking.gather(container, scratch)
         self._gather(tree, scratch)
 
     @contextlib.contextmanager
     def open_tree(self, tree: Tree) -> Iterator[TreeFolder]:
         """The files of a tree, for COPY --from."""
-        spec = RuntimeSpec(overlays=stacked(tree, self._store.empty), bare=True, capabilities=capabilities.DEFAULT)
-        with self._container(spec) as container:
+        with contextlib.ExitStack() as disk, contextlib.ExitStack() as used:
+            spec = RuntimeSpec(
+                overlays=self._stacking.to_read(tree, disk), bare=True, capabilities=capabilities.DEFAULT
+            )
+            container = used.enter_context(self._container(spec))
             kind = self._supervisor.ids.kind
             foreign = kind == "single" or (kind == "range" and bool(tree.host_directories))
             yield TreeFolder(container, foreign=foreign, recorded=kind == "single")
 
     def _bare(self, tree: Tree, scratch: Path, modules: tuple[str, ...] = ()) -> RuntimeSpec:
         return RuntimeSpec(
-            overlays=stacked(tree, self._store.empty, scratch),
+            overlays=self._stacking.to_write(tree, self._store.empty, scratch),
             bare=True,
             modules=modules,
             capabilities=capabilities.DEFAULT,
@@ -143,7 +150,7 @@ class ContainerWorkshop:
         layer = scratch / "fs"
         for number, directory in enumerate(tree.host_directories, 1):
             written = scratch / f"fs{number}"
-            if not any(written.iterdir()):
+            if not written.exists() or not any(written.iterdir()):  # what was in memory is in its place already
                 continue
             here = layer
             for part in Path(directory).parent.parts[1:]:

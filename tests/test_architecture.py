@@ -34,8 +34,9 @@ FLOORS = {
     "images": {"errors", "archive", "archives", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
     "shared_cache": {"errors", "build", "distribution", "oci", "store"},
+    "stacking": {"errors", "runtime", "store"},
     "mounts": {"errors", "_linux", "build", "network", "runtime", "store"},
-    "workshop": {"errors", "_linux", "build", "locations", "mounts", "network", "runtime", "store"},
+    "workshop": {"errors", "_linux", "build", "locations", "mounts", "network", "runtime", "stacking", "store"},
     "progress": {"errors", "build", "distribution"},
 }
 BELOW_ENGINE = set(FLOORS)

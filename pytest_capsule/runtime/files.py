@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_capsule.runtime.mounting import Upper
 
 _SPECIAL = os.O_NONBLOCK | os.O_NOCTTY  # a FIFO or a terminal that stands where a file should must not stop init
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OVERLAY = "user.overlay."
 _COPY_CHUNK = 1 << 30
 
@@ -147,7 +147,10 @@ def changes(uppers: list[Upper]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for upper in uppers:
         prefix = upper.target.rstrip("/")
-        _walk_changes(upper.fd, prefix, found)
+        if upper.copy is not None:
+            found += upper.copy.changes(prefix)
+        else:
+            _walk_changes(upper.fd, prefix, found)
     return found
 
 
@@ -156,7 +159,7 @@ def _walk_changes(fd: int, prefix: str, found: list[dict[str, Any]]) -> None:
         path = f"{prefix}/{name}"
         try:  # the container goes on meanwhile: what is gone when its turn comes is no change
             info = os.lstat(name, dir_fd=fd)
-            inner = os.open(name, _DIRECTORY, dir_fd=fd) if stat.S_ISDIR(info.st_mode) else -1
+            inner = os.open(name, DIRECTORY, dir_fd=fd) if stat.S_ISDIR(info.st_mode) else -1
         except (FileNotFoundError, NotADirectoryError):
             continue
         if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
@@ -193,11 +196,14 @@ def export(uppers: list[Upper], destination: int) -> int:
                 break
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=target)
-            inner = os.open(name, _DIRECTORY, dir_fd=target)
+            inner = os.open(name, DIRECTORY, dir_fd=target)
             os.close(target)
             target = inner
         try:
-            count += _Export(destination, links).tree(upper.fd, target, upper.target.strip("/"))
+            if upper.copy is not None:
+                count += upper.copy.export(target)
+            else:
+                count += _Export(destination, links).tree(upper.fd, target, upper.target.strip("/"))
         finally:
             os.close(target)
     return count
@@ -223,7 +229,7 @@ class _Export:
         for name in os.listdir(source):
             try:
                 info = os.lstat(name, dir_fd=source)
-                opened = os.open(name, _opening(info), dir_fd=source) if _is_opened(info) else -1
+                opened = os.open(name, opening(info), dir_fd=source) if _is_opened(info) else -1
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
@@ -238,17 +244,17 @@ class _Export:
         if stat.S_ISDIR(info.st_mode):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=target)
-            inner = os.open(name, _DIRECTORY, dir_fd=target)
+            inner = os.open(name, DIRECTORY, dir_fd=target)
             try:
                 count = 1 + self.tree(opened, inner, here)
-                _set_metadata(target, name, info, opened, inner)
+                set_metadata(target, name, info, opened, inner)
             finally:
                 os.close(inner)
             return count
         if info.st_nlink > 1 and key in self._links:  # nobody but this process writes in there: the path is safe
             os.link(self._links[key], name, src_dir_fd=self._destination, dst_dir_fd=target, follow_symlinks=False)
             return 1
-        if not _copy_node(source, target, name, info, opened):
+        if not copy_node(source, target, name, info, opened):
             return 0
         if info.st_nlink > 1:
             self._links[key] = here
@@ -259,18 +265,20 @@ def _is_opened(info: os.stat_result) -> bool:
     return stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)
 
 
-def _opening(info: os.stat_result) -> int:
-    return _DIRECTORY if stat.S_ISDIR(info.st_mode) else os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | _SPECIAL
+def opening(info: os.stat_result) -> int:
+    """The flags to open a file or directory with, to copy it."""
+    return DIRECTORY if stat.S_ISDIR(info.st_mode) else os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | _SPECIAL
 
 
-def _copy_node(source: int, target: int, name: str, info: os.stat_result, opened: int) -> bool:
+def copy_node(source: int, target: int, name: str, info: os.stat_result, opened: int) -> bool:
+    """Copy what is no directory into another; ``opened`` is the content of a file. Whether it was still there."""
     if stat.S_ISREG(info.st_mode):
         if not stat.S_ISREG(os.fstat(opened).st_mode):  # another took its name since it was looked at
             return False
         write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
             copy_content(opened, write)
-            _set_metadata(target, name, info, opened, write)
+            set_metadata(target, name, info, opened, write)
         finally:
             os.close(write)
         return True
@@ -283,7 +291,7 @@ def _copy_node(source: int, target: int, name: str, info: os.stat_result, opened
             return False
     else:
         os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
-    _set_metadata(target, name, info)
+    set_metadata(target, name, info)
     return True
 
 
@@ -295,7 +303,8 @@ def _copy_xattrs(source: int, target: int) -> None:
             os.setxattr(target, key, os.getxattr(source, key))
 
 
-def _set_metadata(parent: int, name: str, info: os.stat_result, source: int = -1, target: int = -1) -> None:
+def set_metadata(parent: int, name: str, info: os.stat_result, source: int = -1, target: int = -1) -> None:
+    """Give a copy the owner, mode, attributes and times of its source; the descriptors are of what has attributes."""
     os.chown(name, info.st_uid, info.st_gid, dir_fd=parent, follow_symlinks=False)
     if not stat.S_ISLNK(info.st_mode) and not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):  # nor a whiteout
         os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=parent)  # after chown, which clears setuid bits

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_capsule._linux import constants, inroot, mount, syscalls
-from pytest_capsule.runtime import volumes
+from pytest_capsule.runtime import copies, volumes
 
 SAFE = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constants.MOUNT_ATTR_NOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,10 +23,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Upper:
-    """The writable layer of one overlay: where it is mounted, and a descriptor of the layer itself."""
+    """The writable layer of one overlay: where it is mounted, and a descriptor of the layer itself.
+
+    ``copy``: there is no overlay, and the layer is what has changed in this.
+    """
 
     target: str
     fd: int
+    copy: copies.Copy | None = None
 
 
 def mount_overlay(name: str, overlay: dict[str, Any], *, devices: bool) -> tuple[int, Upper]:
@@ -40,6 +44,12 @@ def mount_overlay(name: str, overlay: dict[str, Any], *, devices: bool) -> tuple
     info = os.stat(lowers[0])
     os.chmod(upper, info.st_mode & 0o7777)
     fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if overlay["copied"]:
+        copy = copies.Copy.of(lowers, fd)
+        mounted = mount.bind(os.fsencode(upper))
+        if not devices:
+            syscalls.mount_setattr(mounted, add=constants.MOUNT_ATTR_NODEV)
+        return mounted, Upper(overlay["target"], fd, copy)
     attributes = 0 if devices else constants.MOUNT_ATTR_NODEV
     return mount.overlay(lowers, os.fsencode(upper), os.fsencode(work), attributes), Upper(overlay["target"], fd)
 
@@ -88,7 +98,7 @@ class StepMounts:
             else:
                 mount_volume(message, f"step{number}", root, devices=devices)
         if mounts:
-            self._stubs = [stub for upper in uppers for stub in _stubs(upper.fd, "")]
+            self._stubs = [stub for upper in uppers if upper.copy is None for stub in _stubs(upper.fd, "")]
 
     def sweep(self) -> None:
         """Remove the mount points that had to be made, and the copies of directories on their way, if unchanged.

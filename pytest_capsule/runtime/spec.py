@@ -24,17 +24,25 @@ class Overlay:
     """One overlay of a root filesystem: directories, topmost first, mounted at ``target``.
 
     ``upper`` and ``work`` are directories to be made on disk; without them the writable layer is in memory. An image
-    has one overlay at ``/``; one that shows directories of the host has one more for each of those.
+    has one overlay at ``/``; one that shows directories of the host has one more for each of those. ``copied``: where
+    the host can mount no overlay, the layers are copied into ``upper`` instead.
     """
 
     target: str
     lowers: tuple[str, ...]
     upper: str | None = None
     work: str | None = None
+    copied: bool = False
 
     def message(self) -> dict[str, Any]:
         """As init gets it."""
-        return {"target": self.target, "lowers": self.lowers, "upper": self.upper, "work": self.work}
+        return {
+            "target": self.target,
+            "lowers": self.lowers,
+            "upper": self.upper,
+            "work": self.work,
+            "copied": self.copied,
+        }
 
 
 @dataclass(frozen=True, slots=True)

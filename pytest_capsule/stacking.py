@@ -1,0 +1,127 @@
+"""How layers become a root filesystem on this host: an overlay where it can be, else a copy, slower and never wrong.
+
+A container that runs something has its writable layer in memory, a step of a build on the store's disk, where it
+becomes a layer by a rename. Where the kernel refuses one of the two (tmpfs before Linux 6.6 keeps no attributes of
+users; inside Docker the disk is an overlay itself, on which no other can write), the other serves both. Where it
+refuses both, layers are copied. What works is found out by doing it, once for each boot, and remembered in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_capsule.errors import UnsupportedHost
+from pytest_capsule.runtime.spec import Overlay
+from pytest_capsule.store.rootfs import lower_directories
+
+if TYPE_CHECKING:
+    from pytest_capsule.runtime.container import Container
+    from pytest_capsule.runtime.worker import Worker
+    from pytest_capsule.store.image import Tree
+    from pytest_capsule.store.store import Store
+
+_MEMORY = "stacking"
+_CALLS = ("overlay", "fsopen", "fsconfig", "fsmount")
+
+
+@dataclass(frozen=True, slots=True)
+class Overlays:
+    """Where an overlay's writable layer can be."""
+
+    in_memory: bool = True
+    on_disk: bool = True
+
+
+class Stacking:
+    """Puts the trees of one store together, for containers that run something and for steps that write a layer."""
+
+    def __init__(self, store: Store, worker: Worker) -> None:
+        self._store = store
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._known: Overlays | None = None
+
+    def overlays(self) -> Overlays:
+        """What this host can do, tried now if it was not since it has booted."""
+        with self._lock:
+            if self._known is None:
+                boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+                remembered = self._store.memory(_MEMORY)
+                if remembered.get("boot") != boot:
+                    remembered = {"boot": boot, **asdict(Overlays(self._works(True), self._works(False)))}
+                    self._store.remember(_MEMORY, remembered)
+                self._known = Overlays(remembered["in_memory"], remembered["on_disk"])
+            return self._known
+
+    def _works(self, in_memory: bool) -> bool:
+        with self._store.scratch() as folder:
+            try:
+                self._worker.call("pytest_capsule.runtime.probes", "overlay", str(folder), in_memory)
+            except OSError as error:
+                call = str(error.filename or "")
+                if not any(word in call for word in _CALLS):  # it was not overlay that failed
+                    raise UnsupportedHost(
+                        "containers cannot be set up on this host",
+                        syscall=call,
+                        errno=error.errno or 0,
+                        hint="capsule check tells what is missing here, and how to mend it",
+                    ) from None
+                return False
+        return True
+
+    def to_run(self, tree: Tree, undo: contextlib.ExitStack) -> tuple[Overlay, ...]:
+        """For a container that runs something; what it needs on disk is removed by ``undo``."""
+        found = self.overlays()
+        if found.in_memory:
+            return self._stacked(tree, self._store.blank, None)
+        scratch = undo.enter_context(self._store.scratch())
+        return self._stacked(tree, self._store.blank, scratch, copied=not found.on_disk)
+
+    def to_read(self, tree: Tree, undo: contextlib.ExitStack) -> tuple[Overlay, ...]:
+        """For one that is only looked into."""
+        found = self.overlays()
+        scratch = None if found.in_memory else undo.enter_context(self._store.scratch())
+        return self._stacked(tree, self._store.empty, scratch, copied=not (found.in_memory or found.on_disk))
+
+    def to_write(self, tree: Tree, bottom: Path, scratch: Path) -> tuple[Overlay, ...]:
+        """For a step, whose layer is at ``scratch / "fs"`` when it was gathered; ``bottom`` lies below all layers."""
+        found = self.overlays()
+        if found.on_disk or not found.in_memory:
+            return self._stacked(tree, bottom, scratch, copied=not found.on_disk)
+        return self._stacked(tree, bottom, None)
+
+    def gather(self, container: Container, scratch: Path) -> None:
+        """Bring to ``scratch / "fs"`` what a step's container has written elsewhere; before it is closed."""
+        (first, *_) = container.spec.overlays
+        if self.overlays().on_disk or (first.copied and first.lowers == (str(self._store.empty),)):
+            return
+        layer = scratch / "fs"
+        if layer.exists():
+            layer.rename(scratch / "copy")
+        layer.mkdir(mode=0o755)
+        layer.chmod(0o755)
+        directory = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            container.export(directory)
+        finally:
+            os.close(directory)
+
+    def _stacked(self, tree: Tree, bottom: Path, folder: Path | None, *, copied: bool = False) -> tuple[Overlay, ...]:
+        if copied and tree.host_directories:
+            raise UnsupportedHost(
+                f"{', '.join(tree.host_directories)} of this machine cannot be shown: no overlay can be mounted here, "
+                "and they are too large to be copied",
+                syscall="fsconfig overlay",
+                hint="begin with another image than capsule/host, or see what capsule check says of overlays",
+            )
+        found = []
+        for number, (target, lowers) in enumerate(lower_directories(tree, bottom).items()):
+            suffix = str(number or "")
+            upper, work = (None, None) if folder is None else (f"{folder}/fs{suffix}", f"{folder}/work{suffix}")
+            found.append(Overlay(target, lowers, upper, work, copied))
+        return tuple(found)
