@@ -1,8 +1,7 @@
 """Nothing is left, whatever happens: many containers at once and in a row, kills at random moments, rude containers.
 
-The counts are those of a run as root; an ordinary user's takes a fifth, and ``CAPSULE_SOAK=0.05`` is a quick
-try. After each part: no process, mount, network namespace, control group, folder or descriptor more than before, and
-the engine still works.
+The counts are those of CI; ``CAPSULE_SOAK=0.05`` is a quick try. After each part: no process, mount, network namespace,
+control group, folder or descriptor more than before, and the engine still works.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ import pytest
 from pytest_capsule import Engine
 from pytest_capsule.errors import CapsuleError
 
+pytestmark = pytest.mark.identities("root")
 PATIENCE = 30.0
 PR_SET_CHILD_SUBREAPER = 36
 MEMORY = 4 << 20  # bytes that a live container may cost; 3 MB is the goal
 
 
 @pytest.fixture(scope="module")
-def scale(identity: str) -> float:
-    return float(os.environ.get("CAPSULE_SOAK") or (1.0 if identity == "root" else 0.2))
+def scale() -> float:
+    return float(os.environ.get("CAPSULE_SOAK") or 1.0)
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
