@@ -202,7 +202,9 @@ def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
     if not in_memory:
         mend = f"put the cache, now {engine.cache_dir}, on ext4, xfs, btrfs or tmpfs with --cache-dir"
     with engine.scratch() as folder:
-        return _tried(name, partial(engine.probe, "overlay", str(folder), in_memory), mend)
+        probe = partial(engine.probe, "overlay", str(folder), in_memory)
+        # Without it the other serves, and without both a copy: slower (see stacking.py).
+        return _tried(name, probe, f"{mend}; without, starts and builds are slower", needed=False)
 
 
 def _way_out() -> Ability:

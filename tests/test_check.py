@@ -5,16 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from pytest_capsule import Engine
+from pytest_capsule.runtime import supervisor
 
 NEEDED = [
     "user namespace",
     *(f"{name} namespace" for name in ("mount", "PID", "network", "IPC", "UTS", "cgroup")),
-    "overlay in memory",
-    "overlay on the cache",
     "devices",
     "proc",
     "sysfs",
@@ -173,3 +173,17 @@ def test_a_host_without_mount_namespaces(cache):
     done = on_poor_host("max_mnt_namespaces", *CAPSULE, "--cache-dir", str(cache), "run", "hello-world")
     assert done.returncode == 125
     assert "unshare CLONE_NEWNS: No space left on device" in done.stderr
+
+
+def test_apparmor_that_lets_a_user_namespace_be_made_and_nothing_be_done_in_it(tmp_path, monkeypatch):
+    """What Ubuntu does from 24.04 on, with a tree that says so in the place of /proc/sys."""
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / "apparmor_restrict_unprivileged_userns").write_text("1\n")
+    monkeypatch.setattr(supervisor, "_userns_mend", partial(supervisor._userns_mend, str(tmp_path)))
+    ordinary = supervisor.Supervisor(supervisor.Ids("single"), tmp_path)
+
+    said = ordinary._unsupported(PermissionError(errno.EPERM, "Operation not permitted", "/proc/self/uid_map"))
+
+    assert said.message.startswith("this host lets no ordinary user make a user namespace")
+    assert said.syscall == "/proc/self/uid_map"
+    assert said.hint == "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"

@@ -150,7 +150,12 @@ class Container:
     def _not_set_up(self, error: OSError) -> ContainerError:
         self.close()
         where = f" ({error.filename})" if error.filename else ""
-        return ContainerError(f"container {self.name} cannot be set up: {error.strerror}{where}", container=self.name)
+        refused = error.errno in (errno.EPERM, errno.EACCES)
+        return ContainerError(
+            f"container {self.name} cannot be set up: {error.strerror}{where}",
+            container=self.name,
+            hint="capsule check tells what is missing here, and how to mend it" if refused else None,
+        )
 
     def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:
         restraint = Restraint(

@@ -112,6 +112,7 @@ def filesystem(kind: str) -> str:
         os.mkdir("here")
         options = b"newinstance,ptmxmode=0666,mode=0620" if kind == "devpts" else None
         flags = _SAFE_MS if kind != "devpts" else constants.MS_NOSUID | constants.MS_NOEXEC
+        flags |= constants.MS_RDONLY if kind == "sysfs" else 0  # where the host's own is so, no other is allowed
         syscalls.mount(kind.encode(), b"here", kind.encode(), flags, options)
         if kind == "devpts":
             os.close(os.open("here/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))

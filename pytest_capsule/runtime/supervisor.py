@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -241,12 +242,14 @@ class Supervisor:
 
     def _unsupported(self, error: OSError) -> UnsupportedHost:
         call = str(error.filename or "")
-        if "CLONE_NEWUSER" in call:
+        mend = _userns_mend()
+        # AppArmor lets a user namespace be made, and nothing be done in it.
+        if "CLONE_NEWUSER" in call or (self.ids.kind != "root" and mend and error.errno in (errno.EPERM, errno.EACCES)):
             return UnsupportedHost(
                 "this host lets no ordinary user make a user namespace, which containers need without root",
                 syscall=call,
                 errno=error.errno or 0,
-                hint=_userns_mend(),
+                hint=mend or "run as root, or allow user namespaces (inside Docker: --security-opt seccomp=unconfined)",
             )
         return UnsupportedHost(
             f"containers cannot be set up on this host{f': {words}' if (words := self._last_words()) else ''}",
@@ -289,19 +292,14 @@ def _end(channel_fd: int, pidfd: int) -> None:
     os.close(channel_fd)
 
 
-def _userns_mend() -> str:
-    """The command that lets ordinary users make user namespaces, by what forbids it here."""
-    switches = (
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    )
-    for path, value, command in switches:
-        with contextlib.suppress(OSError), open(path) as file:
-            if file.read().strip() == value:
-                return f"as root: {command}"
-    return "run as root, or allow user namespaces (inside Docker: --security-opt seccomp=unconfined)"
+def _userns_mend(settings: str = "/proc/sys") -> str | None:
+    """The command that lets ordinary users have user namespaces, by the setting that forbids it here, if one does."""
+    for name, forbidding, value in (
+        ("user.max_user_namespaces", "0", "15000"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        with contextlib.suppress(OSError), open(f"{settings}/{name.replace('.', '/')}") as file:
+            if file.read().strip() == forbidding:
+                return f"as root: sysctl -w {name}={value}"
+    return None
