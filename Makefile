@@ -2,6 +2,7 @@
 #   make demo             the examples, offline, on the built-in images, as whoever calls
 #   make test             the tests; as root once for each kind of user (PYTEST_ARGS="-x -k word" reaches pytest)
 #   make lint             ruff and strict mypy
+#   make wheel            sdist and wheel in dist/, and the wheel tried on each Python that is here, of 3.10 to 3.13
 #   make docs             the documentation as a site, in docs/_build; a warning is an error
 #   make bench            the figures beside bubblewrap, Docker, buildah and runc (BENCH_ARGS="--rounds 5")
 #   make ... PYTHON=/usr/bin/python3.12 VENV=/tmp/venv     another Python, another place for the environment
@@ -10,7 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint wheel docs bench clean
 .DEFAULT_GOAL := test
 
 INSTALLED := $(VENV)/installed
@@ -30,6 +31,12 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+wheel: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check build tox
+	rm -rf dist
+	$(VENV)/bin/python -m build -q
+	$(VENV)/bin/python -m tox run --installpkg dist/*.whl $(TOX_ARGS)
+
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[docs]'
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs docs/_build
@@ -42,5 +49,5 @@ bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.databases
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
+	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
