@@ -45,6 +45,7 @@ bench: $(INSTALLED)
 	@scripts/make-debian-rootfs
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 	$(VENV)/bin/python -m benchmarks.suite
+	$(VENV)/bin/python -m benchmarks.pull
 	$(VENV)/bin/python -m benchmarks.ports
 	$(VENV)/bin/python -m benchmarks.databases
 
