@@ -60,9 +60,9 @@ class TransferProgress:
     Elsewhere each new status is one line, and bytes are not counted. Source: moby, ``pkg/jsonmessage``.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._is_terminal = stream.isatty()
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None where the caller has closed it
+        self._is_terminal = stream is not None and stream.isatty()
         self._lines: dict[str, int] = {}
         self._drawn: dict[str, tuple[str, float]] = {}
 
