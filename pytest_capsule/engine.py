@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule import commits
 from pytest_capsule import wait as waiting
 from pytest_capsule._linux import capabilities
 from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
@@ -25,6 +24,7 @@ from pytest_capsule.build.checks import check
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.request import request
 from pytest_capsule.build.secrets import Secret
+from pytest_capsule.commits import commit
 from pytest_capsule.dockerfile.lint import LintResult
 from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
 from pytest_capsule.images import Images
@@ -376,7 +376,7 @@ class Engine:
         if tag is not None:
             Reference.parse(tag)
         with self._store.claims.working():
-            image = commits.commit(self._store, container, command=command, env=env, change=change)
+            image = commit(self._store, container, command=command, env=env, change=change)
             return self._store.tag(image, tag) if tag is not None else image
 
     # -- containers ---------------------------------------------------------------------------------------------------
