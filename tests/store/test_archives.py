@@ -366,7 +366,9 @@ def test_a_root_filesystem(engine, tmp_path, form):
     os.link(rootfs / "file", rootfs / "dir/hard")
     (rootfs / "link").symlink_to("file")
     rootfs.chmod(0o711)
-    packed = subprocess.run(["tar", "-C", rootfs, "-czf", "-", "."], check=True, capture_output=True).stdout
+    packed = subprocess.run(
+        ["tar", "-C", rootfs, "--owner=0", "--group=0", "-czf", "-", "."], check=True, capture_output=True
+    ).stdout
     (tmp_path / "rootfs.tar.gz").write_bytes(packed)
     source = {"file": tmp_path / "rootfs.tar.gz", "pipe": io.BytesIO(packed), "folder": rootfs}[form]
     changes = ['CMD ["run", "it"]', "ENV A=1 B=$A", "WORKDIR /dir", "EXPOSE 80", "LABEL a=b", "USER 7"]
