@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from pytest_capsule.cli.parser import make_parser
+from pytest_capsule.cli import make_parser
 
 project = "pytest-capsule"
 author = "the pytest-capsule developers"

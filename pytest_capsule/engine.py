@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_capsule import launch
 from pytest_capsule import wait as waiting
-from pytest_capsule._linux import capabilities
 from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
 from pytest_capsule.build import builder
 from pytest_capsule.build.checks import check
@@ -32,7 +32,7 @@ from pytest_capsule.locations import location_of
 from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
 from pytest_capsule.networks import Network, Ports
-from pytest_capsule.oci.config import History, RunConfig
+from pytest_capsule.oci.config import History
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.outbound import Outbound
 from pytest_capsule.progress import in_words
@@ -48,7 +48,6 @@ from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.stacking import Stacking
 from pytest_capsule.store import collection, host, trees, verification
-from pytest_capsule.store.builtin import DEFAULT_PATH
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -452,7 +451,7 @@ class Engine:
         """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
         with self._store.claims.working(), contextlib.ExitStack() as undo:
             image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
-            command = _command_line(image, spec)
+            command = launch.command_line(image, spec)
             container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
             undo.pop_all()
         return container
@@ -498,7 +497,7 @@ class Engine:
         limits = Limits.parse(spec.memory, spec.cpus, spec.pids)
         identity = secrets.token_hex(32)
         name = spec.name or identity[:12]
-        hostname = _hostname(spec, location.neighbour) or identity[:12]
+        hostname = launch.hostname(spec, location.neighbour) or identity[:12]
         config = image.config.config
         host, attachment = None, None
         if location.membership is not None:
@@ -508,7 +507,7 @@ class Engine:
         runtime_spec = RuntimeSpec(
             overlays=self._stacking.to_run(image.tree, disk),
             hostname=hostname,
-            env=_environment(config, spec, hostname),
+            env=launch.environment(config, spec, hostname),
             user=str(spec.user) if spec.user is not None else config.user,
             workdir=posixpath.join("/", spec.workdir or config.working_dir or "/"),
             shell=config.shell or ("/bin/sh", "-c"),
@@ -519,7 +518,7 @@ class Engine:
             reaches_host=location.outbound or (names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host),
             read_only=spec.read_only,
             privileged=spec.privileged,
-            capabilities=_capabilities(spec),
+            capabilities=launch.granted_capabilities(spec),
         )
         container = Container(
             self._supervisor,
@@ -684,49 +683,3 @@ def _pull_policy(text: str) -> str:
     if text not in ("missing", "always", "never"):
         raise UsageError(f"pull={text!r}: it is missing, always or never")
     return text
-
-
-def _command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
-    """ENTRYPOINT and CMD with their overrides, as Docker puts them together; empty for no main process."""
-    config = image.config.config
-    shell = config.shell or ("/bin/sh", "-c")
-    if spec.command is not None and not spec.command:
-        return ()
-    entrypoint, command = config.entrypoint, config.cmd
-    if spec.entrypoint is not None:  # Docker: another entrypoint drops the image's command
-        entrypoint, command = _words(spec.entrypoint, shell), ()
-    if spec.command is not None:
-        command = _words(spec.command, shell)
-    words = (*entrypoint, *command)
-    if not words:
-        raise UsageError(
-            f"image {image.name} has neither ENTRYPOINT nor CMD",
-            hint="give command=[...] to run something, or command=[] for a container that is only there for exec",
-        )
-    return words
-
-
-def _words(command: Sequence[str] | str, shell: Sequence[str]) -> tuple[str, ...]:
-    return (*shell, command) if isinstance(command, str) else tuple(str(word) for word in command)
-
-
-def _environment(config: RunConfig, spec: ContainerSpec, hostname: str) -> dict[str, str]:
-    given = {name: str(value) for name, value in spec.env.items()}
-    return {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, **config.env_dict(), **given}
-
-
-def _capabilities(spec: ContainerSpec) -> frozenset[str]:
-    if spec.privileged:
-        return frozenset(capabilities.NAMES)
-    try:
-        return capabilities.granted(spec.cap_add, spec.cap_drop)
-    except ValueError as error:
-        raise UsageError(str(error), hint="for instance NET_ADMIN, or ALL") from None
-
-
-def _hostname(spec: ContainerSpec, neighbour: Container | None) -> str | None:
-    if neighbour is None:
-        return spec.hostname
-    if spec.hostname is not None:
-        raise UsageError("hostname= does not go with the network of another container", hint="it has that one's name")
-    return neighbour.spec.hostname

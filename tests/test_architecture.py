@@ -28,6 +28,7 @@ FLOORS = {
     "networks": {"errors", "_linux", "network", "runtime"},
     "outbound": {"errors", "_linux", "network", "runtime"},
     "locations": {"errors", "network", "networks", "runtime"},
+    "launch": {"errors", "_linux", "oci", "runtime", "spec", "store"},
     "volumes": {"errors", "runtime", "spec"},
     "archives": {"errors", "archive", "build", "oci", "store"},
     "commits": {"build", "oci", "runtime", "store"},

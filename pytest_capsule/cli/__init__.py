@@ -6,20 +6,32 @@ function that takes an ``Invocation`` and returns its exit code.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_capsule.cli.invocation import Invocation
-from pytest_capsule.cli.parser import make_parser
+from pytest_capsule.cli.parser import Commands, Parser
 from pytest_capsule.errors import CapsuleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
+
+
+_DESCRIPTION = "Build images from Dockerfiles and run them, with no Docker, no daemon and no root."
+_EPILOG = """\
+examples:
+  capsule build -t app .                  build ./Dockerfile
+  capsule run --rm -it capsule/host bash  a shell on a copy-on-write view of this machine
+  capsule check                           what this host can do, and how to mend what it cannot
+
+The same images and containers are there for pytest: see the marker `container` in pytest --markers.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,3 +91,39 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Version(argparse.Action):
+    """Found out only when asked for: it costs an import of all installed packages' records."""
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        import importlib.metadata
+
+        print(f"capsule version {importlib.metadata.version('pytest-capsule')}")
+        sys.exit(0)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``capsule`` with all of its commands."""
+    from pytest_capsule.cli import archives, build, host, images, registry, run  # not before somebody asks
+
+    parser = Parser(
+        prog="capsule",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="capsule [--cache-dir DIR] COMMAND ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where images and layers are kept (default: $CAPSULE_CACHE_DIR, else pytest-capsule in $XDG_CACHE_HOME)",
+    )
+    parser.set_defaults(function=None)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    commands = Commands(subparsers)
+    for module in (build, run, images, registry, archives, host):
+        module.add_commands(commands)
+    return parser

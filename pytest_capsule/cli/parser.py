@@ -1,4 +1,4 @@
-"""What the command line takes."""
+"""How the command line is read."""
 
 from __future__ import annotations
 
@@ -13,21 +13,11 @@ if TYPE_CHECKING:
 
     Command = Callable[[Invocation], int]
 
-_DESCRIPTION = "Build images from Dockerfiles and run them, with no Docker, no daemon and no root."
-_EPILOG = """\
-examples:
-  capsule build -t app .                  build ./Dockerfile
-  capsule run --rm -it capsule/host bash  a shell on a copy-on-write view of this machine
-  capsule check                           what this host can do, and how to mend what it cannot
-
-The same images and containers are there for pytest: see the marker `container` in pytest --markers.
-"""
-
 
 class Commands:
     """The commands, as they are told to the parser."""
 
-    def __init__(self, subparsers: argparse._SubParsersAction[_Parser]) -> None:
+    def __init__(self, subparsers: argparse._SubParsersAction[Parser]) -> None:
         self._subparsers = subparsers
 
     def add(
@@ -65,7 +55,9 @@ class Commands:
         return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """``argparse``'s, but for what it does otherwise than Docker's client."""
+
     usage_code = 2
     words_after: str | None = None
 
@@ -106,39 +98,3 @@ class _Parser(argparse.ArgumentParser):
         """Docker's manner: one line that says what is wrong, one that says where to read more."""
         print(f"{self.prog}: {message}\nSee '{self.prog} --help'.", file=sys.stderr)
         sys.exit(self.usage_code)
-
-
-class _Version(argparse.Action):
-    """Found out only when asked for: it costs an import of all installed packages' records."""
-
-    def __call__(self, *_: object, **__: object) -> NoReturn:
-        import importlib.metadata
-
-        print(f"capsule version {importlib.metadata.version('pytest-capsule')}")
-        sys.exit(0)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of ``capsule`` with all of its commands."""
-    from pytest_capsule.cli import archives, build, host, images, registry, run
-
-    parser = _Parser(
-        prog="capsule",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="capsule [--cache-dir DIR] COMMAND ...",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
-    parser.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        help="where images and layers are kept (default: $CAPSULE_CACHE_DIR, else pytest-capsule in $XDG_CACHE_HOME)",
-    )
-    parser.set_defaults(function=None)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    commands = Commands(subparsers)
-    for module in (build, run, images, registry, archives, host):
-        module.add_commands(commands)
-    return parser
