@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .context import FILES, NOOP_STEPS, write_contexts
+from .context import CONTEXTS, FILES, LAYERS, MANY_FILES, NOOP_STEPS, write_context
 from .measure import Figures, Turns, take_turns
 from .report import document, table
 from .subjects import SUBJECTS, Absent, Actions, Place
@@ -41,9 +41,15 @@ def experiments(rounds: int, build_rounds: int) -> dict[str, Experiment]:
         "start": Experiment("start, exec, gone: one after another", "start", Turns(rounds, burst=10)),
         "spaced": Experiment("start, exec, gone: 5 ms between", "start", Turns(rounds, burst=10, pause=0.005)),
         "exec": Experiment("exec in a running container", "exec", Turns(rounds, burst=10)),
-        "cached": Experiment(f"12-step build, {FILES} files: fully cached", "cached", Turns(rounds)),
-        "cold": Experiment(f"12-step build, {FILES} files: cold", "cold", builds),
-        "noop": Experiment("a step that does nothing: cold", "noop", builds, NOOP_STEPS),
+        "cached": Experiment(f"12-step build, {FILES:,} files: fully cached", "twelve cached", Turns(rounds)),
+        "cold": Experiment(f"12-step build, {FILES:,} files: cold", "twelve cold", builds),
+        "noop": Experiment("a step that does nothing: cold", "noop cold", builds, NOOP_STEPS),
+        "files": Experiment(f"COPY of {MANY_FILES:,} files: cold", "files cold", builds),
+        "files-cached": Experiment(f"COPY of {MANY_FILES:,} files: cached", "files cached", builds),
+        "large": Experiment("COPY of a file of 1 GiB: cold", "large cold", Turns(1)),
+        "large-cached": Experiment("COPY of a file of 1 GiB: cached", "large cached", builds),
+        "layers": Experiment(f"{LAYERS} layers: cold", "layers cold", Turns(1)),
+        "layers-cached": Experiment(f"{LAYERS} layers: cached", "layers cached", builds),
     }
 
 
@@ -56,12 +62,14 @@ def main() -> int:
     results: dict[str, dict[str, Figures]] = {}
     absent: dict[str, str] = {}
     with scratch_folder(options.scratch) as scratch, ExitStack() as stack:
+        known = experiments(options.rounds, options.build_rounds)
+        chosen = [known[name] for name in options.only]
         (scratch / "contexts").mkdir()
-        contexts = write_contexts(scratch / "contexts")
-        place = Place(options.rootfs, _tar_of(options.rootfs), *contexts, scratch)
+        wanted = {"noop", *(experiment.workload.split()[0] for experiment in chosen)} & CONTEXTS.keys()
+        contexts = {name: write_context(name, scratch / "contexts") for name in wanted}
+        place = Place(options.rootfs, _tar_of(options.rootfs), contexts, scratch)
         standing = _set_up(options.subjects, place, stack, absent)
-        chosen = experiments(options.rounds, options.build_rounds)
-        for experiment in (chosen[name] for name in options.only):
+        for experiment in chosen:
             print(f"measuring: {experiment.title}", file=sys.stderr, flush=True)
             results[experiment.title] = _measure(experiment, standing)
     print(table(results, absent))
@@ -81,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time taken to FILE")
     rootfs = Path(os.environ.get("CAPSULE_TEST_ROOTFS", ROOTFS))
     parser.add_argument("--rootfs", type=Path, default=rootfs, help="the Debian from scripts/make-debian-rootfs")
-    parser.add_argument("--scratch", type=Path, help="where subjects keep their state: a disk, about 2 GB (a tempdir)")
+    parser.add_argument("--scratch", type=Path, help="where subjects keep their state: a disk, about 12 GB (a tempdir)")
     return parser.parse_args()
 
 

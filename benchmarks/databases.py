@@ -151,7 +151,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder(None))
         rootfs = Path(ROOTFS)
-        place = Place(rootfs, rootfs.with_name(f"{rootfs.name}.tar"), scratch, scratch, scratch)
+        place = Place(rootfs, rootfs.with_name(f"{rootfs.name}.tar"), {}, scratch)
         engine = stack.enter_context(Engine())
         engine.tag(f"rootfs:{place.tar}", BASE)
         (scratch / "Dockerfile").write_text(_DOCKERFILE)

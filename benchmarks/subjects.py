@@ -36,8 +36,7 @@ class Place:
 
     rootfs: Path
     tar: Path
-    twelve: Path
-    noop: Path
+    contexts: Mapping[str, Path]
     scratch: Path
 
     def room(self, name: str) -> Path:
@@ -60,13 +59,14 @@ def capsule(place: Place) -> Iterator[Actions]:
             with engine.run(image, command=[]) as container:
                 container.exec(TRUE, check=True)
 
+        def build(context: Path, *words: str) -> Action:
+            return timed(lambda: engine.build(context, tag=context.name, no_cache="--no-cache" in words))
+
         with engine.run(image, command=[]) as standing:
             yield {
                 "start": timed(fresh),
                 "exec": timed(lambda: standing.exec(TRUE, check=True)),
-                "cached": timed(lambda: engine.build(place.twelve, tag="twelve")),
-                "cold": timed(lambda: engine.build(place.twelve, tag="twelve", no_cache=True)),
-                "noop": timed(lambda: engine.build(place.noop, tag="noop", no_cache=True)),
+                **_builds(build, place),
             }
 
 
@@ -154,7 +154,7 @@ def docker(place: Place) -> Iterator[Actions]:
 def docker_buildkit(place: Place) -> Iterator[Actions]:
     """Builds of a daemon of our own through BuildKit, as ``docker build`` does since 23.0."""
     with dockerd(place, place.room("docker-buildkit")) as (socket, _):
-        words = ("build", "--quiet", "--network", "none", str(place.noop))
+        words = ("build", "--quiet", "--network", "none", str(place.contexts["noop"]))
         # Newer clients want a plugin for it, which may not be there.
         clients = filter(None, (shutil.which("docker", path=folder) for folder in os.get_exec_path()))
         client = next((client for client in clients if _answers(partial(run_docker, socket, client, *words))), None)
@@ -179,11 +179,8 @@ def _docker_builds(socket: Path, client: str, place: Place, buildkit: str = "1")
 
 
 def _builds(build: Callable[..., Action], place: Place) -> Actions:
-    return {
-        "cached": build(place.twelve),
-        "cold": build(place.twelve, "--no-cache"),
-        "noop": build(place.noop, "--no-cache"),
-    }
+    cached = {f"{name} cached": build(context) for name, context in place.contexts.items()}
+    return cached | {f"{name} cold": build(context, "--no-cache") for name, context in place.contexts.items()}
 
 
 def run_docker(socket: Path, *command: str, buildkit: str = "1") -> str:
@@ -258,7 +255,7 @@ def _buildah_isolation(program: Sequence[str], place: Place) -> list[str]:
     with_oci = ["--isolation", "oci", "--network", "none"]
     choices = [with_oci, [*with_oci, "--runtime", "runc"], ["--isolation", "chroot"]]
     for words in choices:
-        command = [*program, "build", "--quiet", "--pull-never", "--no-cache", *words, str(place.noop)]
+        command = [*program, "build", "--quiet", "--pull-never", "--no-cache", *words, str(place.contexts["noop"])]
         try:
             run(*command)
         except RuntimeError:
