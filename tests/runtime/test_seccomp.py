@@ -112,15 +112,16 @@ def test_the_other_calling_convention_is_no_way_around(host):
         assert host.exec(["python3", "-c", script, str(number), str(argument)], check=True).stdout == "-1\n"
 
 
-def test_build_steps_are_under_it_unless_they_are_insecure(engine, tmp_path):
+def test_build_steps_are_under_it_unless_they_are_insecure(engine, tmp_path, identity):
     (tmp_path / "Dockerfile").write_text(
         "FROM capsule/host\n"
-        "RUN grep ^Seccomp: /proc/self/status >/tmp/usual\n"
-        "RUN --security=insecure grep ^Seccomp: /proc/self/status >/tmp/insecure\n"
+        "RUN grep ^Seccomp_filters: /proc/self/status >/tmp/usual\n"
+        "RUN --security=insecure grep ^Seccomp_filters: /proc/self/status >/tmp/insecure\n"
     )
+    feigning = 1 if identity == "single" else 0  # the filter that feigns other ids is no restriction
     with engine.run(build=tmp_path, command=[]) as container:
-        assert container.read_text("/tmp/usual").split() == ["Seccomp:", "2"]
-        assert container.read_text("/tmp/insecure").split() == ["Seccomp:", "0"]
+        assert container.read_text("/tmp/usual").split() == ["Seccomp_filters:", str(feigning + 1)]
+        assert container.read_text("/tmp/insecure").split() == ["Seccomp_filters:", str(feigning)]
 
 
 def test_init_goes_on_with_all_that_it_does(engine, tmp_path):
