@@ -98,9 +98,10 @@ def test_job_control(host):
 
 
 def test_a_resize_is_told_to_the_foreground(host):
-    script = (
-        "import os, signal; signal.signal(signal.SIGWINCH, lambda *_: print('now', os.get_terminal_size()));"
-        "print('first', os.get_terminal_size(), flush=True); signal.pause()"
+    script = (  # waited for, not handled: a signal that comes before pause() would be missed there
+        "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH]);"
+        "print('first', os.get_terminal_size(), flush=True); signal.sigwait([signal.SIGWINCH]);"
+        "print('now', os.get_terminal_size(), flush=True)"
     )
     with Typist(host.popen(["python3", "-c", script], tty=True, window=(24, 80))) as typist:
         typist.expect(r"first os.terminal_size\(columns=80, lines=24\)")
