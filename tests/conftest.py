@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_capsule._linux import syscalls
+
 pytest_plugins = ["pytester"]
 
 MAKE_ROOTFS = "sudo scripts/make-debian-rootfs"
+OF_THE_C_LIBRARY = (32, 33)  # SIGCANCEL and SIGSETXID, which signal(2) of the C library refuses
 ROOTFS = "/var/cache/pytest-capsule-ci/debian-bookworm"
 
 
@@ -33,9 +36,12 @@ def _has_range(path: Path, owners: set[str]) -> bool:
 def pytest_configure() -> None:
     os.environ.setdefault("CAPSULE_PULL", "never")  # no test asks a registry that it has not started itself
 
-    # A shell that puts us into the background has SIGINT ignored, and what the tests start would inherit that.
+    # Whoever starts us may have signals ignored (SIGINT, as a shell does that puts us into the background; the two of
+    # the C library), and the peers that the tests start would inherit that, and hand it to what they are asked about.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for unnamed in OF_THE_C_LIBRARY:
+        syscalls.forget_signal_handler(unnamed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

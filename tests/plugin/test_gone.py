@@ -1,5 +1,6 @@
 """Nothing is left behind, however pytest ends; and several pytests get along."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -58,33 +59,27 @@ def alive(pids):
     return [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-def namespaces_in_use(since):
-    """The namespaces of processes that were there at a moment already, each with one of those.
-
-    The kernel gives the number of a namespace that is gone to the next one, which may be another pytest's.
-    """
+def namespaces_in_use(processes):
+    """The namespaces of those of some processes that are still there, each with the id of one of those."""
     found = {}
-    for process in psutil.process_iter():
-        if process.create_time() > since:
-            continue
+    for process in processes:
         for kind in ("pid", "net", "mnt"):
-            try:
-                found[os.readlink(f"/proc/{process.pid}/ns/{kind}")] = (process.pid, process.cmdline(), process.ppid())
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                found[os.readlink(f"/proc/{process.pid}/ns/{kind}")] = process.pid
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_killed_pytest_leaves_no_process_no_namespace_and_no_mount(running, number):
     process, children, namespaces = running
-    killed = time.time()
+    there = set(psutil.process_iter())  # who comes later may be given the number of a namespace that is gone
 
     process.send_signal(number)
     process.wait(timeout=20)
 
-    assert until(lambda: not alive(children)), [psutil.Process(pid).cmdline() for pid in alive(children)]
-    assert {name: who for name, who in namespaces_in_use(since=killed).items() if name in namespaces} == {}
+    assert until(lambda: not alive(children)), alive(children)
+    still = namespaces_in_use(there.intersection(psutil.process_iter()))
+    assert {name: pid for name, pid in still.items() if name in namespaces} == {}
 
 
 def test_a_killed_supervisor_takes_its_containers_along(running):
