@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_capsule.oci.config import Healthcheck
     from pytest_capsule.runtime.cgroups import Cgroups
     from pytest_capsule.runtime.limits import Limit, Limits
+    from pytest_capsule.runtime.process_table import ProcessTable
     from pytest_capsule.runtime.spec import RuntimeSpec
     from pytest_capsule.runtime.supervisor import Supervisor
 
@@ -163,7 +164,7 @@ class Container:
             cgroups,
             label=self.id[:12],
             init=self.init_pid,
-            look=self._held,
+            look=lambda: self._table().held(),
             kill=lambda: self._signal_all(signal.SIGKILL),
         )
         self._cleanup.callback(restraint.close)
@@ -343,7 +344,7 @@ class Container:
         if self._paused:
             return
         try:
-            self._frozen().freeze(lambda: [process.pid for process in self._processes()[1:]])
+            self._frozen().freeze(lambda: self._table().pids()[1:])
         except OSError:
             self._freezer = None
             self._signal_all(signal.SIGSTOP)
@@ -759,13 +760,7 @@ class Container:
         """The id, as the host counts, of the main process while it runs, else of the container's init."""
         init = self.init_pid
         if self._main is not None and self._main.poll() is None:
-            import psutil
-
-            for child in psutil.Process(init).children():
-                with contextlib.suppress(OSError), open(f"/proc/{child.pid}/status") as status:
-                    inside = next(line.split()[-1] for line in status if line.startswith("NSpid:"))
-                    if int(inside) == self._main.pid:
-                        return child.pid
+            return self._table().find(self._main.pid) or init
         return init
 
     @property
@@ -799,21 +794,7 @@ class Container:
 
     def top(self) -> list[dict[str, Any]]:
         """The processes inside, init first: ``pid`` (the host's), ``name``, ``command``, ``status``, ``user``."""
-        import psutil
-
-        found = []
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(
-                    {
-                        "pid": process.pid,
-                        "name": process.name(),
-                        "command": process.cmdline(),
-                        "status": process.status(),
-                        "user": process.uids().real,
-                    }
-                )
-        return found
+        return self._table().rows()
 
     def stats(self) -> dict[str, float]:
         """``memory`` in bytes, ``cpu`` in seconds, ``pids``, and ``memory_limit`` where there is one.
@@ -821,19 +802,10 @@ class Container:
         What a control group accounts for is read there (its memory is also that of files in memory, its ``pids`` counts
         threads); the rest is what the processes hold alone and have used since their start.
         """
-        import psutil
-
         accounted = {} if self._restraint is None else self._restraint.usage()
         if {"memory", "cpu", "pids"} <= accounted.keys():
             return accounted
-        memory, cpu, pids = 0, 0.0, 0
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                cpu += times.user + times.system + times.children_user + times.children_system
-                memory += _own_memory(process)
-                pids += 1
-        return {"memory": memory, "cpu": cpu, "pids": pids, **accounted}
+        return {**self._table().usage(), **accounted}
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -850,25 +822,13 @@ class Container:
         """The limit that has cost a process its life, such as ``out of memory (limit 64 MiB)``; else ``None``."""
         return None if self._restraint is None else self._restraint.describe()
 
-    def _held(self) -> tuple[int, int]:
-        """The memory and the number of the processes inside, without init."""
-        import psutil
-
-        memory = pids = 0
-        for process in self._processes()[1:]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                memory += _own_memory(process)
-                pids += 1
-        return memory, pids
-
-    def _processes(self) -> list[Any]:
-        import psutil
+    def _table(self) -> ProcessTable:
+        from pytest_capsule.runtime.process_table import ProcessTable  # here: psutil is dear, and most are never asked
 
         try:
-            init = psutil.Process(self.init_pid)
-            return [init, *init.children(recursive=True)]
-        except (psutil.NoSuchProcess, ValueError, ContainerError):  # gone, or about to be reaped (its pid is -1)
-            return []
+            return ProcessTable(self.init_pid)
+        except ContainerError:  # closed: nothing runs in it
+            return ProcessTable(-1)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -1013,13 +973,3 @@ def _memory_file(content: str | bytes) -> Iterator[int]:
 
 def _shown(output: str | bytes | None) -> str:
     return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
-
-
-def _own_memory(process: Any) -> int:
-    import psutil
-
-    try:
-        return int(process.memory_full_info().uss)
-    except psutil.AccessDenied:  # another user's: what it shares cannot be told from what it holds
-        info = process.memory_info()
-        return int(info.rss - getattr(info, "shared", 0))
