@@ -11,15 +11,14 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 
 import pytest
+from peers import docker_daemon, without
 
 from pytest_capsule import Engine
 
 pytestmark = pytest.mark.identities("root")
 
-INSTALL = "sudo apt-get install docker.io"
 DEADLINE = 300  # seconds
 # The tree that every case begins on: what there is to be merged with, followed and replaced.
 CAPABILITY = "\x01\0\0\x02\0\x04\0\0" + "\0" * 12  # cap_net_bind_service=ep
@@ -279,19 +278,8 @@ def ours(tmp_path_factory, context):
 @pytest.fixture(scope="module")
 def docker(tmp_path_factory, context):
     """``docker(text, buildkit=True)``: the same of a daemon of our own."""
-    if missing := [program for program in ("dockerd", "docker") if shutil.which(program) is None]:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{missing[0]} is not there; install it with: {INSTALL}")
     room = tmp_path_factory.mktemp("docker")
-    client = [_client(), "--host", f"unix://{room}/socket", "--config", str(room)]
-    words = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", f"--data-root={room}/data"]
-    words += [f"--exec-root={room}/exec", f"--pidfile={room}/pid", f"--host=unix://{room}/socket"]
-    with open(room / "log", "wb") as log:
-        daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        end = time.monotonic() + DEADLINE
-        while subprocess.run([*client, "version"], capture_output=True, check=False).returncode:
-            assert daemon.poll() is None and time.monotonic() < end, (room / "log").read_text()[-2000:]
-            time.sleep(0.1)
+    with docker_daemon(room, client=_client()) as client:
 
         def build(text, name="case", *, buildkit=True):
             (context / f"{name}.dockerfile").write_text(text)
@@ -307,9 +295,6 @@ def docker(tmp_path_factory, context):
 
         begin(build, context)
         yield build
-    finally:
-        daemon.terminate()
-        daemon.wait(DEADLINE)
 
 
 def _client():
@@ -320,7 +305,7 @@ def _client():
         version = subprocess.run([client, "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
         if with_plugin or int(version.split(".")[0]) < 23:
             return client
-    pytest.skip("no docker client that builds with BuildKit; install it with: sudo apt-get install docker-buildx")
+    return without("a docker client that builds with BuildKit", "docker-buildx")
 
 
 class Refused(Exception):

@@ -1,7 +1,6 @@
 """RUN --mount: what is there while the command runs, and what of it stays."""
 
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -9,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from peers import peer
 
 from pytest_capsule import Build, Engine
 from pytest_capsule.errors import BuildError, DockerfileError, UsageError
@@ -352,11 +352,8 @@ def test_what_is_no_secret(project, value, reason):
 @pytest.fixture
 def agent(tmp_path):
     """An SSH agent that has one key: its socket."""
-    if shutil.which("ssh-agent") is None:
-        missing = "there is no ssh-agent; install it with: apt-get install openssh-client"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     path = tmp_path / "agent"
-    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([peer("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
         while not path.exists():
             assert process.poll() is None

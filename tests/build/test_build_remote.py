@@ -13,6 +13,7 @@ import tarfile
 import threading
 
 import pytest
+from peers import peer
 
 from pytest_capsule.build.git import GitReference
 from pytest_capsule.errors import BuildError, DockerfileError
@@ -189,8 +190,7 @@ def git(folder, *words):
 @pytest.fixture
 def repository(tmp_path):
     """A repository with a tag, two branches and a folder, served as files over http: its folder and its URL."""
-    if shutil.which("git") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no git; install it with: apt-get install git")
+    peer("git")
     root = tmp_path / "served" / "name.git"
     (root / "docs").mkdir(parents=True)
     (root / "run").write_text("first")

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 from fake_registry import FakeRegistry
-from registry_peers import PASSWORD, USER, DockerRegistry, peer
+from peers import peer
+from registry_peers import PASSWORD, USER, DockerRegistry
 
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.registry.client import Client

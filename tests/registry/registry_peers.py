@@ -6,25 +6,12 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import threading
 
-import pytest
+from peers import peer
 
-PACKAGES = {"docker-registry": "docker-registry", "htpasswd": "apache2-utils", "openssl": "openssl"}
 USER, PASSWORD = "tester", "s3cret-word"
-
-
-def peer(program):
-    """The program, or its tests are skipped; in CI they fail."""
-    found = shutil.which(program)
-    if found is None:
-        missing = f"{program} is missing; install it with: sudo apt-get install {PACKAGES.get(program, program)}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
 
 
 class DockerRegistry:

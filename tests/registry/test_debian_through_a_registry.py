@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 
 import pytest
-from registry_peers import peer
+from peers import peer
 
 from pytest_capsule import Engine
 

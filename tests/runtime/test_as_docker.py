@@ -3,16 +3,13 @@ that is not the same."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-import time
 from dataclasses import dataclass
 
 import pytest
+from peers import docker_daemon
 
-INSTALL = "sudo scripts/install-peers"
 DEADLINE = 60.0
 PROBE = """
 for file in status limits mountinfo; do echo "== $file"; cat /proc/self/$file; done
@@ -88,19 +85,7 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def docker(tmp_path_factory, debian_tar):
     """``docker(options)``: what the probe prints in a container of a daemon of our own, from the same Debian."""
-    if missing := [program for program in ("dockerd", "docker") if shutil.which(program) is None]:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{missing[0]} is not there; install it with: {INSTALL}")
-    room = tmp_path_factory.mktemp("docker")
-    client = ["docker", "--host", f"unix://{room}/socket", "--config", str(room)]
-    words = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", f"--data-root={room}/data"]
-    words += [f"--exec-root={room}/exec", f"--pidfile={room}/pid", f"--host=unix://{room}/socket"]
-    with open(room / "log", "wb") as log:
-        daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        end = time.monotonic() + DEADLINE
-        while subprocess.run([*client, "version"], capture_output=True, check=False).returncode:
-            assert daemon.poll() is None and time.monotonic() < end, (room / "log").read_text()[-2000:]
-            time.sleep(0.1)
+    with docker_daemon(tmp_path_factory.mktemp("docker")) as client:
         subprocess.run(
             [*client, "import", str(debian_tar), "debian"], check=True, capture_output=True, timeout=DEADLINE
         )
@@ -111,9 +96,6 @@ def docker(tmp_path_factory, debian_tar):
             return done.stdout
 
         yield probe
-    finally:
-        daemon.terminate()
-        daemon.wait(DEADLINE)
 
 
 def facts(text: str) -> dict[str, str]:

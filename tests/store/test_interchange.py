@@ -7,17 +7,16 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
 import tempfile
 
 import pytest
+from peers import docker_daemon, peer
 
 from pytest_capsule import Engine
 
-PACKAGES = {"busybox": "busybox-static", "dockerd": "docker.io", "docker": "docker.io"}
 TIMEOUT = 300
 DOCKERFILE = """\
 FROM scratch
@@ -38,17 +37,6 @@ ENTRYPOINT ["/bin/busybox", "cat"]
 CMD ["/whole/new"]
 """
 COMPARED = ("User", "Env", "Cmd", "Entrypoint", "Labels", "ExposedPorts", "Volumes", "WorkingDir", "StopSignal")
-
-
-def peer(program):
-    """The program, or the test is skipped; in CI it fails."""
-    found = shutil.which(program)
-    if found is None:
-        missing = f"{program} is missing; install it with: sudo apt-get install {PACKAGES.get(program, program)}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
 
 
 def run(*command, **options):
@@ -277,27 +265,8 @@ def test_through_podman_and_back(engine, image, saved, another, tmp_path):
 @pytest.fixture
 def docker(tmp_path):
     """The ``docker`` client of a daemon of the test's own, with no network."""
-    socket = tmp_path / "docker.sock"
-    log = (tmp_path / "dockerd.log").open("wb")
-    command = [
-        peer("dockerd"), "--iptables=false", "--ip6tables=false", "--bridge=none", "--host", f"unix://{socket}",
-        "--data-root", str(tmp_path / "data"), "--exec-root", str(tmp_path / "exec"),
-        "--pidfile", str(tmp_path / "dockerd.pid"), "--storage-driver", "vfs",
-    ]  # fmt: skip
-    daemon = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        client = ("docker", "--host", f"unix://{socket}")
-        for _ in range(300):
-            if subprocess.run([peer("docker"), *client[1:], "version"], capture_output=True).returncode == 0:
-                break
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                daemon.wait(0.2)
-                break
+    with docker_daemon(tmp_path, "--storage-driver=vfs") as client:
         yield client
-    finally:
-        daemon.terminate()
-        daemon.wait(60)
-        log.close()
 
 
 @pytest.mark.identities("root")
