@@ -26,14 +26,14 @@ from pytest_capsule.build.request import request
 from pytest_capsule.build.secrets import Secret
 from pytest_capsule.commits import commit
 from pytest_capsule.dockerfile.lint import LintResult
-from pytest_capsule.errors import InvalidReference, UnsupportedHost, UsageError
+from pytest_capsule.errors import UnsupportedHost, UsageError
 from pytest_capsule.images import Images
 from pytest_capsule.locations import location_of
 from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
 from pytest_capsule.networks import Network, Ports
 from pytest_capsule.oci.config import History
-from pytest_capsule.oci.reference import Reference
+from pytest_capsule.oci.reference import Reference, familiar
 from pytest_capsule.outbound import Outbound
 from pytest_capsule.progress import in_words
 from pytest_capsule.registry.settings import RegistrySettings
@@ -341,8 +341,8 @@ class Engine:
         image = self._local(given)
         if isinstance(given, Image):
             return image, self._store.get(image.key).tags or image.tags
-        name = _familiar(given)
-        return image, (name,) if name in map(_familiar, image.tags) else image.tags
+        name = familiar(given)
+        return image, (name,) if name in map(familiar, image.tags) else image.tags
 
     def import_rootfs(
         self, path_or_tar: Source, ref: str | None = None, *, changes: Sequence[str] = (), message: str = ""
@@ -665,14 +665,6 @@ def _bytes(size: int | str) -> int:
     if count is None:
         raise UsageError(f"{size!r} is no size", hint="write a number of bytes, or one with a unit, such as 20g")
     return count
-
-
-def _familiar(name: str) -> str:
-    """A name as the store writes it; a text that is none, such as the beginning of an id, stays as it is."""
-    try:
-        return Reference.parse(name).familiar
-    except InvalidReference:
-        return name
 
 
 def _tell_nobody(event: object) -> None:

@@ -134,6 +134,9 @@ class BuildError(CapsuleError):
         self.failed_state = failed_state
 
 
+ASK_THE_CHECK = "capsule check tells what is missing here, and how to mend it"
+
+
 class UnsupportedHost(CapsuleError):
     """This host cannot do what a container needs. ``syscall`` failed with ``errno``; ``hint`` is the mend."""
 

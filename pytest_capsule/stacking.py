@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_capsule.errors import UnsupportedHost
+from pytest_capsule.errors import ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import Overlay
 from pytest_capsule.store.rootfs import lower_directories
 
@@ -69,7 +69,7 @@ class Stacking:
                         "containers cannot be set up on this host",
                         syscall=call,
                         errno=error.errno or 0,
-                        hint="capsule check tells what is missing here, and how to mend it",
+                        hint=ASK_THE_CHECK,
                     ) from None
                 return False
         return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.cli.table import age, size, table
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
-from pytest_capsule.oci.reference import Reference
+from pytest_capsule.oci.reference import Reference, familiar
 from pytest_capsule.store.image import moment
 
 if TYPE_CHECKING:
@@ -188,9 +188,9 @@ def rmi(call: Invocation) -> int:
 def _remove(engine: Engine, reference: str, *, force: bool) -> None:
     image = _stored(engine, reference).settled()
     names = _names(image)
-    if len(names) > 1 and _familiar(reference) in names:
+    if len(names) > 1 and familiar(reference) in names:
         engine.remove(reference)
-        print(f"Untagged: {_familiar(reference)}")
+        print(f"Untagged: {familiar(reference)}")
         return
     if len(names) > 1 and not force:
         raise UsageError(
@@ -205,7 +205,7 @@ def _remove(engine: Engine, reference: str, *, force: bool) -> None:
 def _stored(engine: Engine, reference: str) -> Image:
     """The image, which must be in the store already: what is built in is not made only to be removed."""
     for image in engine.images():
-        if _familiar(reference) in _names(image):
+        if familiar(reference) in _names(image):
             return image
     if reference.startswith("rootfs:"):
         raise ImageNotFound(f"{reference} is no image of the store", reference=reference)
@@ -214,15 +214,7 @@ def _stored(engine: Engine, reference: str) -> Image:
 
 def _names(image: Image) -> list[str]:
     """All names of an image, each with its tag."""
-    return [_familiar(name) for name in image.tags]
-
-
-def _familiar(reference: str) -> str:
-    """How the store writes that name; a text that is none stays as it is."""
-    try:
-        return Reference.parse(reference).familiar
-    except CapsuleError:
-        return reference
+    return [familiar(name) for name in image.tags]
 
 
 def prune(call: Invocation) -> int:
@@ -233,7 +225,7 @@ def prune(call: Invocation) -> int:
     if gone.images:
         print("Deleted Images:")
         for name in gone.names:
-            print(f"untagged: {_familiar(name)}")
+            print(f"untagged: {familiar(name)}")
         for image_id in gone.images:
             print(f"deleted: {image_id}")
         print()

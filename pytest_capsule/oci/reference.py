@@ -102,6 +102,14 @@ class Reference:
         return self.name + self._suffix()
 
 
+def familiar(text: str) -> str:
+    """A reference as Docker shows it; a text that is none, such as the beginning of an id, stays as it is."""
+    try:
+        return Reference.parse(text).familiar
+    except InvalidReference:
+        return text
+
+
 def _split_domain(name: str) -> tuple[str, str]:
     """Tell a registry from the first part of a repository; a registry has a dot, a colon or a capital in it."""
     first, slash, rest = name.partition("/")

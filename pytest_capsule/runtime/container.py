@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from pytest_capsule._linux import channel
 from pytest_capsule.aio import in_thread
-from pytest_capsule.errors import ContainerError, ExecError, ExecTimeout, UsageError
+from pytest_capsule.errors import ASK_THE_CHECK, ContainerError, ExecError, ExecTimeout, UsageError
 from pytest_capsule.network.ports import PortMapping
 from pytest_capsule.runtime import transfer
 from pytest_capsule.runtime.changes import Change, classify
@@ -155,7 +155,7 @@ class Container:
         return ContainerError(
             f"container {self.name} cannot be set up: {error.strerror}{where}",
             container=self.name,
-            hint="capsule check tells what is missing here, and how to mend it" if refused else None,
+            hint=ASK_THE_CHECK if refused else None,
         )
 
     def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, program
-from pytest_capsule.errors import UnsupportedHost
+from pytest_capsule.errors import ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import PLAIN
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Supervisor:
             f"containers cannot be set up on this host{f': {words}' if (words := self._last_words()) else ''}",
             syscall=call,
             errno=error.errno or 0,
-            hint="capsule check tells what is missing here, and how to mend it",
+            hint=ASK_THE_CHECK,
         )
 
     def _last_words(self) -> str:
