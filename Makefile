@@ -2,7 +2,8 @@
 #   make demo             the examples, offline, on the built-in images, as whoever calls
 #   make test             the tests; as root once for each kind of user (PYTEST_ARGS="-x -k word" reaches pytest)
 #   make lint             ruff and strict mypy
-#   make wheel            sdist and wheel in dist/, and the wheel tried on each Python that is here, of 3.10 to 3.13
+#   make wheel            sdist and wheel in dist/, and the wheel tried on each Python that is here, of 3.10 to 3.13:
+#                         those on PATH, and pyenv's (PYTHONS="/opt/python3.14/bin/python3" for others)
 #   make docs             the documentation as a site, in docs/_build; a warning is an error
 #   make bench            the figures beside bubblewrap, Docker, buildah and runc (BENCH_ARGS="--rounds 5")
 #   make ... PYTHON=/usr/bin/python3.12 VENV=/tmp/venv     another Python, another place for the environment
@@ -10,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+PYTHONS ?= $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python3)
 
 .PHONY: demo test lint wheel docs bench clean
 .DEFAULT_GOAL := test
@@ -35,7 +37,7 @@ wheel: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check build tox
 	rm -rf dist
 	$(VENV)/bin/python -m build -q
-	$(VENV)/bin/python -m tox run --installpkg dist/*.whl $(TOX_ARGS)
+	$(VENV)/bin/python -m tox run-parallel $(if $(PYTHONS),--discover $(PYTHONS)) --installpkg dist/*.whl $(TOX_ARGS)
 
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[docs]'
