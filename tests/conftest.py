@@ -36,10 +36,11 @@ def _has_range(path: Path, owners: set[str]) -> bool:
 def pytest_configure() -> None:
     os.environ.setdefault("CAPSULE_PULL", "never")  # no test asks a registry that it has not started itself
 
-    # Whoever starts us may have signals ignored (SIGINT, as a shell does that puts us into the background; the two of
-    # the C library), and the peers that the tests start would inherit that, and hand it to what they are asked about.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever starts us may have signals ignored: nohup, a shell that puts us into the background, the C library's
+    # posix_spawn(3) its two. What the tests start, peers too, would inherit that.
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores those two itself
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for unnamed in OF_THE_C_LIBRARY:
         syscalls.forget_signal_handler(unnamed)
 
