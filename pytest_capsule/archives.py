@@ -85,7 +85,7 @@ class Archives:
         run = changed(RunConfig(), changes)
         shown = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "-"
         layer = self._import_layer(source, shown)
-        platform = Platform.host(os.uname().machine)
+        platform = Platform.here()
         entry = History(created=now(), comment=message or f"Imported from {shown}")
         config = ImageConfig(
             architecture=platform.architecture,

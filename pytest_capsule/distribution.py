@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -69,7 +68,6 @@ class Distribution:
         self._content = store.content
         self._packing = packing
         self._client = client
-        self._platform = Platform.host(os.uname().machine)
 
     @classmethod
     def of(cls, store: Store, packing: Packing, settings: RegistrySettings) -> Distribution:
@@ -78,10 +76,10 @@ class Distribution:
 
     # -- pull ---------------------------------------------------------------------------------------------------------
 
-    def pull(self, reference: Reference, tell: Tell) -> Image:
-        """The image that the registry has under ``reference``, which names it in the store from then on.
+    def pull(self, reference: Reference, platform: Platform, tell: Tell) -> Image:
+        """The image that the registry has under ``reference`` for ``platform``.
 
-        ``ImageNotFound`` where the registry has none for this platform, ``RegistryError`` for all else.
+        ``ImageNotFound`` where the registry has none, ``RegistryError`` for all else.
         """
         repository, tell = self._client.repository(reference, "pull"), _one_at_a_time(tell)
         before = self._store.find(str(reference))
@@ -89,25 +87,26 @@ class Distribution:
         tell(TransferEvent(f"{reference.tag or reference.digest}: Pulling from {reference.path}"))
         with _told_of(reference):
             document = _found(repository, version)
-            descriptor, manifest = self._manifest_of(repository, document)
+            descriptor, manifest = self._manifest_of(repository, document, platform)
             check_layers(manifest)
             self._fetch_layers(repository, manifest, tell)
             image = self._packing.unpack(descriptor)
         self._remember(reference, (layer.digest for layer in manifest.layers))
-        image = self._store.tag(image, str(reference))
         tell(TransferEvent(f"Digest: {document.digest}"))
         is_new = before is None or before.id != image.id
         what = "Downloaded newer image for" if is_new else "Image is up to date for"
         tell(TransferEvent(f"Status: {what} {reference.familiar}"))
         return image
 
-    def _manifest_of(self, repository: Repository, document: Document) -> tuple[Descriptor, Manifest]:
-        """The manifest for this platform, through indexes; all of them are in the store then."""
+    def _manifest_of(
+        self, repository: Repository, document: Document, platform: Platform
+    ) -> tuple[Descriptor, Manifest]:
+        """The manifest for a platform, through indexes; all of them are in the store then."""
         for _ in range(_DEEPEST):
             descriptor, found = self._keep(document)
             if isinstance(found, Manifest):
                 return descriptor, found
-            chosen = found.choose(self._platform, reference=repository.reference.familiar)
+            chosen = found.choose(platform, reference=repository.reference.familiar)
             document = repository.manifest(chosen.digest)
             if len(document.data) != chosen.size:
                 raise MalformedImage(

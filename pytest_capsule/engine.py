@@ -33,6 +33,7 @@ from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
 from pytest_capsule.networks import Network, Ports
 from pytest_capsule.oci.config import History
+from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference, familiar
 from pytest_capsule.outbound import Outbound
 from pytest_capsule.progress import in_words
@@ -144,6 +145,7 @@ class Engine:
         build_args: Mapping[str, str] | None = None,
         secrets: Mapping[str, Secret] | None = None,
         ssh: Sequence[str] = (),
+        platform: str | None = None,
         no_cache: bool = False,
         pull: bool = False,
         cache_from: str | Sequence[str] = (),
@@ -155,7 +157,8 @@ class Engine:
         ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it. ``secrets`` are for
         ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is the value itself, a ``Path`` a file that holds it.
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
-        ``pull`` asks the registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
+        ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``pull`` asks the
+        registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
         ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
 
         ``cache_from`` and ``cache_to`` are where steps and their layers are shared with other machines, as BuildKit
@@ -173,6 +176,7 @@ class Engine:
             no_cache=no_cache,
             secrets=secrets,
             ssh=ssh,
+            platform=platform,
         )
         tell = progress or _tell_nobody
         with self._store.claims.working(), self._shared_cache(cache_from, cache_to, tell) as sharing:
@@ -205,8 +209,10 @@ class Engine:
         finally:
             shared.warn()
 
-    def _find_base(self, reference: str, note: Callable[[str], None], *, pull: str | None) -> Image:
-        return self.image(reference, pull=pull, progress=in_words(note))
+    def _find_base(self, reference: str, platform: Platform, note: Callable[[str], None], *, pull: str | None) -> Image:
+        when = pull or self.when_to_pull
+        fetch = partial(self._pull, progress=in_words(note), platform=platform, is_name=False)
+        return self._images.obtain(reference, when, fetch, platform)
 
     def lint(
         self,
@@ -239,18 +245,30 @@ class Engine:
     def _local(self, image: str | Image) -> Image:
         return self.image(image, pull="never")
 
-    def pull(self, reference: str, *, progress: Transfer | None = None) -> Image:
+    def pull(self, reference: str, *, platform: str | None = None, progress: Transfer | None = None) -> Image:
         """Fetch an image from its registry; what is here already is not fetched again.
 
+        Of an image for several platforms it is that for ``platform``, such as ``linux/arm64`` (default: this host's).
         ``progress`` is called with each ``TransferEvent``, from several threads, one at a time. ``ImageNotFound`` where
         the registry has no such image for this machine, ``RegistryError`` where it does not give it.
         """
         self._check_open()
-        return self._pull(Reference.parse(reference), progress=progress)
+        here = Platform.here()
+        wanted = here if platform is None else Platform.parse(platform, host=here)
+        return self._pull(Reference.parse(reference), progress=progress, platform=wanted)
 
-    def _pull(self, reference: Reference, *, progress: Transfer | None) -> Image:
+    def _pull(
+        self, reference: Reference, *, progress: Transfer | None, platform: Platform | None = None, is_name: bool = True
+    ) -> Image:
+        """Pull; with ``is_name`` false the name stays this host's image's, where it is pulled for another platform."""
+        here = Platform.here()
+        platform = platform or here
         with self._store.claims.working():
-            return self._registries().pull(reference, progress or _tell_nobody)
+            image = self._registries().pull(reference, platform, progress or _tell_nobody)
+            if is_name or platform == here:
+                return self._store.tag(image, str(reference))
+            self._images.keep_pulled_for(platform, reference, image)
+            return image
 
     def push(self, image: str | Image, reference: str | None = None, *, progress: Transfer | None = None) -> str:
         """Bring an image to a registry under ``reference`` (default: its own name); returns its digest there.

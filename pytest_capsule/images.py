@@ -12,6 +12,7 @@ from pathlib import Path
 from pytest_capsule.archive import unpack
 from pytest_capsule.archives import DOCKER, OCI, Archives, refuse_foreign
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
+from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
 from pytest_capsule.store import host
 from pytest_capsule.store.builtin import HELLO_WORLD, hello_world_image, scratch_config
@@ -39,11 +40,21 @@ class Images:
         self._lock = threading.Lock()
         self._host: Image | None = None
 
-    def find(self, reference: str) -> Image:
+    def find(self, reference: str, platform: Platform | None = None) -> Image:
         """The image behind a reference, an id, or a path after ``rootfs:``, ``oci:`` or ``docker-archive:``.
 
-        ``ImageNotFound`` when there is none.
+        ``ImageNotFound`` when there is none, or none for ``platform`` (default: whatever it is for).
         """
+        found = self._find(reference)
+        if platform is None or not found.config.architecture or platform.runs(found.config.platform):
+            return found
+        if _built_in(reference) == HELLO_WORLD:
+            return hello_world_image(self._store, platform)
+        if (pulled := self._pulled_for(platform, reference)) is not None:
+            return pulled
+        raise ImageNotFound(f"{reference} is here for {found.config.platform}, not for {platform}", reference=reference)
+
+    def _find(self, reference: str) -> Image:
         if reference.startswith((OCI, DOCKER)):
             return self._archives.find(reference)
         if reference.startswith(_ROOTFS):
@@ -67,12 +78,26 @@ class Images:
             hint=f"build it with a tag, or use one of: {', '.join(names)}",
         )
 
-    def obtain(self, reference: str, when: str, pull: Callable[[Reference], Image]) -> Image:
+    def _pulled_for(self, platform: Platform, reference: str) -> Image | None:
+        """What was pulled for another platform than this host's, without the name, which is this host's image's."""
+        key = self._store.memory(_memory_of(Reference.parse(reference), platform)).get("image")
+        try:
+            return None if key is None else self._store.get(key)
+        except ImageNotFound:  # pruned
+            return None
+
+    def keep_pulled_for(self, platform: Platform, reference: Reference, image: Image) -> None:
+        """Find ``image`` from now on where ``reference`` is wanted for ``platform``."""
+        self._store.remember(_memory_of(reference, platform), {"image": image.key})
+
+    def obtain(
+        self, reference: str, when: str, pull: Callable[[Reference], Image], platform: Platform | None = None
+    ) -> Image:
         """The image behind a text, pulled ``when`` that is wanted: "missing", "always" or "never"."""
         if when == "always" and (wanted := self.in_registry(reference)) is not None:
             return pull(wanted)
         try:
-            return self.find(reference)
+            return self.find(reference, platform)
         except ImageNotFound as missing:
             if when == "never" or (wanted := self.in_registry(reference)) is None:
                 raise
@@ -143,6 +168,11 @@ class Images:
                     record = {"layer": self._store.adopt(scratch / "fs").id}
                 self._store.keep_step(key, record)
         return self._store.put(scratch_config(), (self._store.layer(record["layer"]),))
+
+
+def _memory_of(reference: Reference, platform: Platform) -> str:
+    """The name under which the store remembers what a reference means for a platform."""
+    return "platform-" + hashlib.sha256(f"{reference} {platform}".encode()).hexdigest()
 
 
 def _built_in(text: str) -> str:

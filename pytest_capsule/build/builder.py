@@ -20,7 +20,7 @@ from pytest_capsule.build.execution import Execution, Sharing, root_key
 from pytest_capsule.build.failure import Remains
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Label, Numbering, internal
-from pytest_capsule.build.plan import Plan, PlannedStage, global_arguments, make_plan, not_found
+from pytest_capsule.build.plan import Plan, PlannedStage, Wanted, global_arguments, make_plan, not_found
 from pytest_capsule.build.reasons import Reasons
 from pytest_capsule.build.request import Request
 from pytest_capsule.build.schedule import Canceled, Schedule
@@ -30,13 +30,14 @@ from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
 from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.errors import CapsuleError, DockerfileError
 from pytest_capsule.oci.config import ImageConfig
+from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
-FindImage = Callable[[str, Callable[[str], None]], Image]
-"""Finds, or pulls, what FROM names. It says what it does, and where that takes long, an empty text now and then: that
-raises where the build was given up."""
+FindImage = Callable[[str, Platform, Callable[[str], None]], Image]
+"""Finds, or pulls, what FROM names, for a platform. It says what it does, and where that takes long, an empty text now
+and then: that raises where the build was given up."""
 
 
 def build(
@@ -64,10 +65,8 @@ def build(
     schedule = Schedule(tell, cancel, limit=max(2, os.cpu_count() or 1))
     with _step(tell, f"load build definition from {wanted.dockerfile.name}"):
         dockerfile = parse(wanted.dockerfile.read_bytes(), wanted.shown)
-    arguments = global_arguments(dockerfile, wanted.build_args, wanted.target)
-    plan = make_plan(
-        dockerfile, wanted.target, arguments, partial(_find_all, schedule, canceled, find_image, dockerfile)
-    )
+    arguments = global_arguments(dockerfile, wanted)
+    plan = make_plan(dockerfile, wanted, arguments, partial(_find_all, schedule, canceled, find_image, dockerfile))
     with _step(tell, "load .dockerignore"):
         rules = wanted.ignore_rules()
     _check(wanted, plan, rules, tell)
@@ -76,7 +75,7 @@ def build(
         contextlib.closing(Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)) as reasons,
         Remains.of(wanted).kept(store),
     ):
-        stages = Stages(dockerfile, plan)
+        stages = Stages(dockerfile, plan, wanted.platform)
         around = Surroundings(
             store=store,
             workshop=workshop,
@@ -148,14 +147,15 @@ def _find_all(
     canceled: threading.Event,
     find_image: FindImage,
     dockerfile: Dockerfile,
-    unknown: Mapping[str, ins.Instruction],
-) -> dict[str, Image]:
+    unknown: Mapping[Wanted, ins.Instruction],
+) -> dict[Wanted, Image]:
     """Find images, several at once: some are pulled."""
-    references = list(unknown)
-    found: dict[str, Image] = {}
+    found: dict[Wanted, Image] = {}
+    listed = list(unknown)
 
     def find(number: int) -> None:
-        reference = references[number]
+        wanted = listed[number]
+        reference, platform = wanted
         with _step(schedule.tell, f"load metadata for {reference}") as label:
 
             def note(text: str) -> None:
@@ -165,21 +165,22 @@ def _find_all(
                     schedule.tell(label.event("output", text=text))
 
             try:
-                found[reference] = find_image(reference, note)
+                found[wanted] = find_image(reference, platform, note)
             except DockerfileError:
                 raise
             except CapsuleError as error:
-                raise not_found(unknown[reference], reference, error, dockerfile) from None
+                raise not_found(unknown[wanted], reference, error, dockerfile) from None
 
-    schedule.run(dict.fromkeys(range(len(references)), ()), find)
+    schedule.run(dict.fromkeys(range(len(listed)), ()), find)
     return found
 
 
 class Stages:
     """The stages of one build, each there once it is built."""
 
-    def __init__(self, dockerfile: Dockerfile, plan: Plan) -> None:
+    def __init__(self, dockerfile: Dockerfile, plan: Plan, platform: Platform) -> None:
         self._dockerfile = dockerfile
+        self._platform = platform
         self._plan = plan
         self._built: dict[int, Stage] = {}
 
@@ -210,7 +211,7 @@ class Stages:
             more = {"created": below.created, "variables": variables, "declared": dict(below.declared)}
             return begin(below.tree, below.config, below.key, **more)
         if planned.base is None:
-            config = scratch_config()
+            config = scratch_config(planned.platform)
             return begin(Tree(), config, root_key(Tree()), variables=config.config.env_dict())
         tree, config = planned.base.tree, planned.base.config
         if "PATH" not in config.config.env_dict():
@@ -223,4 +224,4 @@ class Stages:
     def tree_of(self, reference: str, instruction: ins.Instruction) -> Tree:
         """The files that ``from`` of an instruction means: those of a stage, or of an image."""
         stage = self._dockerfile.find_stage(reference)
-        return self._plan.images[reference].tree if stage is None else self[stage.index].tree
+        return self._plan.images[Wanted(reference, self._platform)].tree if stage is None else self[stage.index].tree

@@ -43,7 +43,7 @@ def _lint(wanted: Request, bases: Mapping[str, BaseImage], rules: IgnoreRules | 
     return lint(
         wanted.dockerfile.read_bytes(),
         wanted.shown,
-        platforms=platform_arguments(),
+        platforms=platform_arguments(wanted.platform),
         build_args=wanted.build_args,
         bases=bases,
         ignore=rules,
@@ -52,7 +52,7 @@ def _lint(wanted: Request, bases: Mapping[str, BaseImage], rules: IgnoreRules | 
 
 
 def _references(dockerfile: Dockerfile, wanted: Request) -> Iterator[str]:
-    arguments = global_arguments(dockerfile, wanted.build_args, wanted.target)
+    arguments = global_arguments(dockerfile, wanted)
     for stage in dockerfile.stages:
         yield stage.from_.expand(Expander(arguments, escape=dockerfile.escape)).base
 

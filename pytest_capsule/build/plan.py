@@ -6,30 +6,40 @@ may bring ONBUILD triggers, and those may need further stages. Source: ``dockerf
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from pytest_capsule.build.request import Request
 from pytest_capsule.dockerfile import Dockerfile, parse_trigger
 from pytest_capsule.dockerfile import Stage as ParsedStage
 from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.dockerfile.words import Expander
-from pytest_capsule.errors import CapsuleError, DockerfileError
+from pytest_capsule.errors import CapsuleError, DockerfileError, UsageError
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.image import Image
 
 SCRATCH = "scratch"
 _STEPS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
 
-Finder = Callable[[Mapping[str, ins.Instruction]], dict[str, Image]]
-"""Finds images by reference; the instructions are those that name them."""
+
+class Wanted(NamedTuple):
+    """An image that a Dockerfile names, and what it is to be for."""
+
+    reference: str
+    platform: Platform
+
+
+Finder = Callable[[Mapping[Wanted, ins.Instruction]], dict[Wanted, Image]]
+"""Finds images; the instructions are those that name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
     """A stage that will be built.
 
-    ``base`` is the index of an earlier stage, an image, or ``None`` for scratch. ``triggers`` are the ONBUILD
+    ``base`` is the index of an earlier stage, an image, or ``None`` for scratch, ``platform`` what a stage from scratch
+    is for. ``triggers`` are the ONBUILD
     instructions that the base brings along, ``instructions`` the stage's own; ``needs`` the indices of the stages that
     must be there before. ``name`` and ``steps`` are how BuildKit's progress names it and counts its steps.
     """
@@ -38,6 +48,7 @@ class PlannedStage:
     name: str
     from_: ins.From
     base: int | Image | None
+    platform: Platform
     triggers: tuple[ins.Instruction, ...]
     instructions: tuple[ins.Instruction, ...]
     needs: frozenset[int]
@@ -51,43 +62,42 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages to build by index, the images that they take files from by reference, and the stage that is wanted."""
+    """The stages to build by index, all images that they name, and the stage that is wanted."""
 
     stages: Mapping[int, PlannedStage]
-    images: Mapping[str, Image]
+    images: Mapping[Wanted, Image]
     target: int
 
 
-def platform_arguments() -> dict[str, str]:
+def platform_arguments(target: Platform) -> dict[str, str]:
     """The predefined arguments that tell of platforms: ``TARGETPLATFORM``, ``BUILDARCH`` …"""
-    host = Platform.host(os.uname().machine)
     return {
         f"{side}{name}": value
-        for side in ("BUILD", "TARGET")
+        for side, platform in (("BUILD", Platform.here()), ("TARGET", target))
         for name, value in (
-            ("PLATFORM", str(host)),
-            ("OS", host.os),
-            ("ARCH", host.architecture),
-            ("VARIANT", host.variant),
+            ("PLATFORM", str(platform)),
+            ("OS", platform.os),
+            ("ARCH", platform.architecture),
+            ("VARIANT", platform.variant),
         )
     }
 
 
-def global_arguments(dockerfile: Dockerfile, build_args: Mapping[str, str], target: str | None) -> dict[str, str]:
+def global_arguments(dockerfile: Dockerfile, request: Request) -> dict[str, str]:
     """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM."""
-    values = {**platform_arguments(), "TARGETSTAGE": target or "default"}
+    values = {**platform_arguments(request.platform), "TARGETSTAGE": request.target or "default"}
     for arg in dockerfile.meta_args:
-        resolved = arg.resolve(Expander(values, escape=dockerfile.escape), build_args)
+        resolved = arg.resolve(Expander(values, escape=dockerfile.escape), request.build_args)
         values.update({name: value for name, value in resolved if value is not None})
     return values
 
 
-def make_plan(dockerfile: Dockerfile, target: str | None, arguments: Mapping[str, str], find: Finder) -> Plan:
+def make_plan(dockerfile: Dockerfile, request: Request, arguments: Mapping[str, str], find: Finder) -> Plan:
     """Plan a build; ``DockerfileError`` for a stage or image that cannot be had."""
-    images: dict[str, Image] = {}
+    images: dict[Wanted, Image] = {}
     while True:
-        walk = _Walk(dockerfile, arguments, images)
-        wanted = walk.visit(dockerfile.target(target))
+        walk = _Walk(dockerfile, arguments, request.platform, images)
+        wanted = walk.visit(dockerfile.target(request.target))
         if not walk.unknown:
             return Plan(walk.stages, images, wanted)
         images |= find(walk.unknown)
@@ -99,9 +109,10 @@ class _Walk:
 
     dockerfile: Dockerfile
     arguments: Mapping[str, str]
-    images: Mapping[str, Image]
+    platform: Platform
+    images: Mapping[Wanted, Image]
     stages: dict[int, PlannedStage] = field(default_factory=dict)
-    unknown: dict[str, ins.Instruction] = field(default_factory=dict)
+    unknown: dict[Wanted, ins.Instruction] = field(default_factory=dict)
 
     def visit(self, stage: ParsedStage) -> int:
         """Plan a stage and all that it needs."""
@@ -111,7 +122,8 @@ class _Walk:
 
     def _planned(self, stage: ParsedStage) -> PlannedStage:
         from_ = stage.from_.expand(Expander(self.arguments, escape=self.dockerfile.escape))
-        base = self._base(stage, from_)
+        platform = self._platform(from_)
+        base = self._base(stage, from_, platform)
         triggers = tuple(parse_trigger(text, from_.origin) for text in self._triggers(base))
         needs = {base} if isinstance(base, int) else set()
         for instruction in (*triggers, *stage.instructions):
@@ -119,13 +131,23 @@ class _Walk:
                 other = self._source(stage, instruction, reference)
                 if other is not None:
                     needs.add(other)
-        return PlannedStage(stage.index, self._name(stage), from_, base, triggers, stage.instructions, frozenset(needs))
+        name, own = self._name(stage), stage.instructions
+        return PlannedStage(stage.index, name, from_, base, platform, triggers, own, frozenset(needs))
 
-    def _base(self, stage: ParsedStage, from_: ins.From) -> int | Image | None:
+    def _platform(self, from_: ins.From) -> Platform:
+        """What the stage is for: what its FROM says, else what the build is."""
+        if not from_.platform:
+            return self.platform
+        try:
+            return Platform.parse(from_.platform, host=Platform.here())
+        except UsageError as error:
+            raise from_.origin.error(f"FROM --platform={from_.platform}: {error.message}", hint=error.hint) from None
+
+    def _base(self, stage: ParsedStage, from_: ins.From, platform: Platform) -> int | Image | None:
         earlier = self.dockerfile.base_stage(stage, from_.base)
         if earlier is not None:
             return self.visit(earlier)
-        return None if from_.base == SCRATCH else self._image(from_.base, from_)
+        return None if from_.base == SCRATCH else self._image(Wanted(from_.base, platform), from_)
 
     def _triggers(self, base: int | Image | None) -> tuple[str, ...]:
         if isinstance(base, Image):
@@ -138,7 +160,7 @@ class _Walk:
     def _source(self, stage: ParsedStage, instruction: ins.Instruction, reference: str) -> int | None:
         other = self.dockerfile.find_stage(reference)
         if other is None:
-            self._image(reference, instruction)
+            self._image(Wanted(reference, self.platform), instruction)
             return None
         if other.index >= stage.index:
             raise instruction.origin.error(
@@ -147,10 +169,10 @@ class _Walk:
             )
         return self.visit(other)
 
-    def _image(self, reference: str, instruction: ins.Instruction) -> Image | None:
-        if reference not in self.images:
-            self.unknown.setdefault(reference, instruction)
-        return self.images.get(reference)
+    def _image(self, wanted: Wanted, instruction: ins.Instruction) -> Image | None:
+        if wanted not in self.images:
+            self.unknown.setdefault(wanted, instruction)
+        return self.images.get(wanted)
 
     def _name(self, stage: ParsedStage) -> str:
         """Empty for the only one; to BuildKit, an image that files are taken from is a stage as well."""

@@ -11,13 +11,14 @@ from pytest_capsule.build import epoch
 from pytest_capsule.build.secrets import Secret, check_secrets, find_agents
 from pytest_capsule.dockerfile import IgnoreRules
 from pytest_capsule.errors import UsageError
+from pytest_capsule.oci.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist.
 
-    ``agents`` are the sockets of SSH agents by id.
+    ``agents`` are the sockets of SSH agents by id; ``platform`` is what the image is to be for.
     """
 
     context: Path
@@ -27,6 +28,7 @@ class Request:
     no_cache: bool = False
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform = field(default_factory=Platform.here)
 
     @property
     def shown(self) -> str:
@@ -51,6 +53,7 @@ def request(
     no_cache: bool = False,
     secrets: Mapping[str, Secret] | None = None,
     ssh: Sequence[str] = (),
+    platform: str | None = None,
 ) -> Request:
     """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
 
@@ -68,8 +71,9 @@ def request(
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
             if epoch.NAME in os.environ:  # as docker buildx passes it on
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
-            given, agents = check_secrets(secrets or {}), find_agents(ssh)
-            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache, given, agents)
+            given, agents, here = check_secrets(secrets or {}), find_agents(ssh), Platform.here()
+            built_for = here if platform is None else Platform.parse(platform, host=here)
+            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache, given, agents, built_for)
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
     )

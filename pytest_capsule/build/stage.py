@@ -202,6 +202,7 @@ class Stage:
         )
         inputs = {
             "run": command.argv,
+            "platform": str(self.config.platform),
             "env": self.variables,
             "user": command.user,
             "workdir": command.workdir,

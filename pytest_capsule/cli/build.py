@@ -51,6 +51,7 @@ def add_commands(commands: Commands) -> None:
         metavar="type=registry,ref=NAME|type=local,dest=DIR[,mode=max]",
         help="write the steps to one, those of all stages with mode=max; repeatable",
     )
+    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="what the image is for (default: this machine)")
     parser.add_argument("--pull", action="store_true", help="ask the registry anew for what FROM names")
     parser.add_argument(
         "--secret",
@@ -118,6 +119,7 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             build_args=dict(assignments(options.build_arg)),
             secrets=dict(secret(text) for text in options.secret),
             ssh=options.ssh,
+            platform=options.platform,
             no_cache=options.no_cache,
             pull=options.pull,
             cache_from=options.cache_from,

@@ -24,6 +24,9 @@ def add_commands(commands: Commands) -> None:
     """Tell the parser of them."""
     parser = commands.add("pull", pull, "fetch an image from a registry")
     parser.add_argument("image", metavar="NAME[:TAG|@DIGEST]")
+    parser.add_argument(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="what the image is to be for (default: this machine)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="only print the image's full name")
 
     parser = commands.add("push", push, "bring an image to a registry")
@@ -38,7 +41,8 @@ def pull(call: Invocation) -> int:
     if reference.digest is None and ":" not in options.image.rpartition("/")[2] and not options.quiet:
         print(f"Using default tag: {reference.tag}")
     with call.engine() as engine:
-        engine.pull(options.image, progress=None if options.quiet else TransferProgress(sys.stdout))
+        progress = None if options.quiet else TransferProgress(sys.stdout)
+        engine.pull(options.image, platform=options.platform, progress=progress)
     print(reference)
     return 0
 

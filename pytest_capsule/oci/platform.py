@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,11 @@ class Platform:
     def host(cls, machine: str) -> Platform:
         """The platform of a Linux host whose ``uname -m`` says ``machine``."""
         return cls("linux", machine).normalized()
+
+    @classmethod
+    def here(cls) -> Platform:
+        """The platform of this host."""
+        return cls.host(os.uname().machine)
 
     def normalized(self) -> Platform:
         """The same platform in canonical words (containerd's ``Normalize``); an image without an OS is for Linux."""

@@ -417,4 +417,5 @@ def _explain(error: OSError, args: Sequence[str], user: str, workdir: str, conta
         command=name,
         exit_code=126,
         container=container,
+        hint="it is for another CPU, or a script without #!" if error.errno == errno.ENOEXEC else None,
     )

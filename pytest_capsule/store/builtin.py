@@ -18,9 +18,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HELLO_WORLD = "hello-world"
 
 
-def scratch_config() -> ImageConfig:
-    """What ``FROM scratch`` begins with: no layer, and the default PATH, as in BuildKit."""
-    platform = Platform.host(os.uname().machine)
+def scratch_config(platform: Platform | None = None) -> ImageConfig:
+    """What ``FROM scratch`` begins with (default: for this host): no layer, and the default PATH, as in BuildKit."""
+    platform = platform or Platform.here()
     return ImageConfig(
         architecture=platform.architecture,
         os=platform.os,
@@ -29,9 +29,9 @@ def scratch_config() -> ImageConfig:
     )
 
 
-def hello_world_image(store: Store) -> Image:
-    """The smallest image that says something: one static program of a few hundred bytes."""
-    config = scratch_config()
+def hello_world_image(store: Store, platform: Platform | None = None) -> Image:
+    """The smallest image that says something (default: on this host): one static program of a few hundred bytes."""
+    config = scratch_config(platform)
     program = hello_world_elf(config.architecture)
     key = f"hello-world-{config.architecture}"
     with store.lock(key):

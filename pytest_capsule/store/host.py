@@ -89,7 +89,7 @@ def directories() -> tuple[str, ...]:
 
 
 def _config() -> ImageConfig:
-    platform = Platform.host(os.uname().machine)
+    platform = Platform.here()
     binaries = os.path.dirname(sys.executable)
     path = DEFAULT_PATH if binaries in DEFAULT_PATH.split(":") else f"{binaries}:{DEFAULT_PATH}"
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"

@@ -6,7 +6,6 @@ Sources: image-spec, image-layout.md; moby, ``image/tarexport``.
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -198,7 +197,7 @@ class _Loading:
 
     def _chosen(self, entries: Sequence[Descriptor], name: str) -> Descriptor:
         """The manifest for this host among the entries of one name, through indexes within indexes."""
-        host = Platform.host(os.uname().machine)
+        host = Platform.here()
         for _ in range(_DEEPEST):
             entry = entries[0] if len(entries) == 1 else Index(tuple(entries)).choose(host, reference=name)
             self._fetch(entry)

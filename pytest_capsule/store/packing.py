@@ -9,7 +9,6 @@ is pushed with the same bytes, and a layer that several images share is packed o
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,7 +142,7 @@ class Packing:
         Where it is an index, the entry that fits, through indexes in indexes: all that it passes must be in ``content``
         already. ``ImageNotFound`` where there is nothing for the platform.
         """
-        wanted = platform or Platform.host(os.uname().machine)
+        wanted = platform or Platform.here()
         for _ in range(_DEEPEST):
             found = parse_manifest(self._read(descriptor), _own_type(descriptor))
             if isinstance(found, Manifest):

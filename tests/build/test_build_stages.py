@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from pytest_capsule.errors import DockerfileError
+from pytest_capsule.errors import BuildError, DockerfileError, UsageError
 
 
 @pytest.fixture
@@ -89,6 +89,44 @@ def test_platform_arguments(project):
     )
     machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     assert image.config.config.labels == {"o": "linux", "a": machine, "p": f"linux/{machine}"}
+
+
+def test_an_image_for_another_platform(project):
+    """BuildKit's rules: TARGET* tell of the build, FROM --platform of its stage, and a stage begins as its base is."""
+    text = (
+        "FROM --platform=$BUILDPLATFORM capsule/host AS tools\nARG TARGETARCH\nRUN echo for $TARGETARCH > /made\n"
+        "FROM scratch\nCOPY --from=tools /made /\nARG TARGETPLATFORM\nLABEL target=$TARGETPLATFORM\n"
+    )
+    image = project.build(text, platform="linux/arm/v6")
+    config = image.config
+    assert (config.os, config.architecture, config.variant) == ("linux", "arm", "v6")
+    assert config.config.labels == {"target": "linux/arm/v6"}
+    with project.files(image) as container:
+        assert container.read_text("/made") == "for arm\n"
+
+
+OTHER = {"x86_64": "arm64", "aarch64": "amd64"}[os.uname().machine]
+
+
+def test_a_stage_for_another_platform(project):
+    image = project.build(f"FROM --platform={OTHER} hello-world\nARG TARGETARCH\nLABEL target=$TARGETARCH\n")
+    assert image.config.architecture == OTHER
+    assert image.config.config.labels["target"] != OTHER, "the build is for this machine"
+    child = project.build(f"FROM --platform={OTHER} scratch AS one\nFROM one\nLABEL a=b\n")
+    assert child.config.architecture == OTHER
+
+
+def test_what_is_not_there_for_a_platform(project):
+    with pytest.raises(DockerfileError, match=f"capsule/host is here for .*, not for linux/{OTHER}") as caught:
+        project.build(f"FROM scratch\nFROM --platform=linux/{OTHER} capsule/host\n")
+    assert caught.value.line == 2
+    with pytest.raises(DockerfileError, match="FROM --platform=bogus: 'bogus' is neither") as caught:
+        project.build("FROM --platform=bogus capsule/host\n")
+    assert caught.value.line == 1
+    with pytest.raises(UsageError, match="'linux/a/b/c' is no platform"):
+        project.build("FROM scratch\n", platform="linux/a/b/c")
+    with pytest.raises(BuildError, match="Exec format error"):
+        project.build(f'FROM --platform={OTHER} hello-world\nRUN ["/hello"]\n')
 
 
 def test_only_the_stages_that_the_target_needs_are_built(project):

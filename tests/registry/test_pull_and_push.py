@@ -272,6 +272,36 @@ def test_dockers_media_types_and_somebody_elses_bytes(fake, parts, new_engine):
     assert fake.manifests["copy", "1"] == (data, DOCKER_MANIFEST)
 
 
+def test_a_base_for_another_platform_leaves_the_name_to_this_hosts(fake, new_engine, tmp_path):
+    here = Platform.here()
+    other = Platform("linux", "arm64" if here.architecture == "amd64" else "amd64")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\n")
+    entries = []
+    for platform in (here, other):
+        name, maker = f"{fake.host}/app:{platform.architecture}", new_engine()
+        maker.build(tmp_path, tag=name, platform=str(platform))
+        maker.push(name)
+        data, media_type = fake.manifests["app", platform.architecture]
+        entries.append(describe(data, media_type, platform=words_of(platform)))
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    fake.add_manifest("app", "1", index, OCI_INDEX)
+
+    engine, name = new_engine(), f"{fake.host}/app:1"
+    pulled = engine.pull(name)
+    (tmp_path / "Dockerfile").write_text(f"FROM --platform={other} {name}\nLABEL own=1\n")
+    built = engine.build(tmp_path)
+    assert built.config.platform == other
+    assert built.config.config.labels == {"arch": other.architecture, "own": "1"}
+    assert engine.image(name) == pulled
+
+    asked = len(fake.requests)
+    assert engine.build(tmp_path) == built
+    assert len(fake.requests) == asked, "it is here now"
+
+    assert engine.pull(name, platform=str(other)).config.platform == other
+    assert engine.image(name).config.platform == other, "who asks for it by name has it so, as in Docker"
+
+
 @pytest.mark.parametrize("index_type", [OCI_INDEX, DOCKER_INDEX])
 def test_the_platform_of_this_host_is_chosen(fake, parts, new_engine, index_type):
     image = serve(fake, parts)
