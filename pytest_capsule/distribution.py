@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from pytest_capsule.store.store import Store
 
 # Docker's --max-concurrent-downloads; for uploads it has 5, which no slower registry likes.
 _AT_ONCE = 3
+_PATIENCE = 0.2  # seconds
 _DEEPEST = 8
 _NEIGHBOURS = 3
 # A Content-Type that says nothing of what kind of manifest it is.
@@ -306,8 +307,11 @@ def _all_at_once(work: Callable[[_Item, threading.Event], None], items: Sequence
     with ThreadPoolExecutor(_AT_ONCE, "capsule-registry") as pool:
         try:
             futures = [pool.submit(work, item, stopped) for item in items]
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
+            going: Collection[Future[None]] = futures
+            while going:  # looking up now and then: a Ctrl-C just before a wait without an end is heard behind it
+                ended, going = wait(going, _PATIENCE, FIRST_EXCEPTION)
+                for future in ended:
+                    future.result()
         except BaseException:
             stopped.set()
             pool.shutdown(cancel_futures=True)

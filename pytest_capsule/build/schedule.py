@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from pytest_capsule.build.events import BuildEvent
 
-_PATIENCE = 0.2  # seconds between two looks at whether all was given up
+_PATIENCE = 0.2  # seconds between two looks at whether all was given up, or a signal has come
 _GRACE = 10  # seconds in which canceled work is to end
 
 
@@ -99,7 +100,7 @@ class Schedule:
     def _next_end(self, deadline: float | None = None) -> _Ended:
         """Hear what is told until some work ends; ``queue.Empty`` after the deadline."""
         while True:
-            item = self._inbox.get(timeout=None if deadline is None else max(0, deadline - time.monotonic()))
+            item = self._next(math.inf if deadline is None else deadline)
             if isinstance(item, _Ended):
                 self._running.pop(item.key).join()
                 return item
@@ -107,6 +108,17 @@ class Schedule:
                 self._hear(item.event)
             finally:
                 item.heard.set()
+
+    def _next(self, deadline: float) -> _Told | _Ended:
+        """What is in the inbox next. A wait without an end would hear of a Ctrl-C that came just before it only behind
+        it: so it looks up now and then."""
+        while True:
+            remaining = max(0, deadline - time.monotonic())
+            try:
+                return self._inbox.get(timeout=min(_PATIENCE, remaining))
+            except queue.Empty:
+                if not remaining:
+                    raise
 
     def _begin(self, waiting: dict[int, set[int]], work: Callable[[int], object]) -> None:
         ready = [key for key, others in waiting.items() if not others]
