@@ -26,6 +26,7 @@ def script(text: str) -> list[str]:
     return ["/bin/sh", "-euc", text]
 
 
+# In nginx' settings the first server of a port answers, so one of conf.d comes before the one that is always there.
 # In each of them what is there already is left as it is: a container of a committed image begins where that ended.
 
 POSTGRES = """\
@@ -96,7 +97,8 @@ http {
     uwsgi_temp_path /tmp/nginx/uwsgi;
     scgi_temp_path /tmp/nginx/scgi;
     include /etc/nginx/mime.types;
-    server { listen 80; root /usr/share/nginx/html; include /tmp/nginx/conf.d/*.conf; }
+    include /etc/nginx/conf.d/*.conf;
+    server { listen 80; root /usr/share/nginx/html; }
 }
 END
 exec nginx -e stderr -c /tmp/nginx/nginx.conf "$@"
