@@ -56,8 +56,7 @@ def read_marks(item: pytest.Item) -> list[Marked]:
         by_node.setdefault(node, []).append(mark)  # type: ignore[arg-type]
     for node in item.listchain():
         marks = by_node.get(node, [])  # type: ignore[call-overload]
-        # Decorators are applied from the bottom, so that is how pytest keeps them.
-        for position, mark in enumerate(reversed(marks)):
+        for position, mark in enumerate(marks if _is_listed(node) else reversed(marks)):
             where = Place(item, node, position, len(marks))  # type: ignore[arg-type]
             try:
                 found.append(Marked(ContainerSpec.of(*mark.args, **mark.kwargs), where))
@@ -66,6 +65,15 @@ def read_marks(item: pytest.Item) -> list[Marked]:
     if len(found) > 1:
         _check_names(found)
     return found
+
+
+def _is_listed(node: object) -> bool:
+    """Whether a node's markers stand in a list, ``pytestmark``, which pytest leaves as it is written.
+
+    Decorators are applied from the bottom, and pytest makes a list of marks of them in that order.
+    """
+    written = getattr(getattr(node, "obj", None), "pytestmark", ())
+    return isinstance(written, (list, tuple)) and any(hasattr(one, "mark") for one in written)
 
 
 def placed(error: CapsuleError, where: Place | str) -> UsageError:

@@ -12,7 +12,7 @@ _TIMEOUT = 120.0
 
 
 def nginx(tag: str = "1.27", *, packaged: Any = None, from_host: bool = False) -> Service:
-    """nginx, the official image ``nginx``: give it files at ``/usr/share/nginx/html``, servers at ``/etc/nginx/conf.d``."""
+    """nginx, the image ``nginx``: give it files at ``/usr/share/nginx/html``, servers at ``/etc/nginx/conf.d``."""
     keywords: dict[str, Any] = {"image": f"nginx:{tag}"}
     source = packages.source(packaged, from_host)
     if source is not None:

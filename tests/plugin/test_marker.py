@@ -137,6 +137,37 @@ def test_the_line_is_that_of_the_marker_also_on_a_class_and_a_module(suite):
     result.stdout.fnmatch_lines(["*test_suite.py:8: container has no keyword nmae=*", "*did you mean name=*"])
 
 
+def test_containers_start_in_the_order_in_which_their_markers_are_read(suite):
+    """In a list or above a function, of a module, a class and a test."""
+    result = suite(
+        """
+        import pytest
+
+        def named(name):
+            return pytest.mark.container("capsule/host", command=[], name=name)
+
+        pytestmark = [named("a"), named("b")]
+
+        class TestListed:
+            pytestmark = [named("c"), named("d")]
+
+            @named("e")
+            @named("f")
+            def test_it(self, containers):
+                assert list(containers) == ["a", "b", "c", "d", "e", "f"]
+
+        @named("c")
+        @named("d")
+        class TestDecorated:
+            def test_it(self, container, containers):
+                assert container.name == "a"
+                assert list(containers) == ["a", "b", "c", "d"]
+        """
+    )
+
+    result.assert_outcomes(passed=2)
+
+
 def test_a_build_that_fails_shows_the_step_its_line_and_its_output(suite, pytester):
     (pytester.path / "Dockerfile").write_text("FROM capsule/host\n\nRUN echo about to fail && exit 7\n")
 
