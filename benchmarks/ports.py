@@ -1,24 +1,34 @@
-"""``python -m benchmarks.ports``: what a published port costs, beside Docker's userland proxy and no relay at all.
+"""``python -m benchmarks.ports``: what a published port costs, beside Docker's and RootlessKit's, and no relay at all.
 
 One server program answers all of them. ``direct`` is the host's loopback with nothing between; ``connect`` a socket
 made inside the container and handed out; ``published`` the container's port on the host's loopback; ``docker-proxy``
-the program that Docker runs for each port, before the same server on the host.
+the program that Docker runs for each port, before the same server on the host; ``rootlesskit`` the way of a port into
+rootless Docker and podman (its driver ``builtin``), as an ordinary user with the system's Python.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import os
+import pwd
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from pytest_capsule import Engine, wait
 
+from .subjects import Absent
+
+Address = tuple[str, int]
 Connect = Callable[[], socket.socket]
 
 _PORT = 9000
@@ -79,7 +89,7 @@ def connection(connect: Connect) -> float:
 
 
 @contextlib.contextmanager
-def _on_the_host() -> Iterator[tuple[str, int]]:
+def _on_the_host() -> Iterator[Address]:
     process = subprocess.Popen([sys.executable, "-c", _SERVER, "127.0.0.1", "0"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -90,14 +100,17 @@ def _on_the_host() -> Iterator[tuple[str, int]]:
         process.stdout.close()
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
-def _docker_proxy(server: tuple[str, int]) -> Iterator[tuple[str, int] | None]:
+def _docker_proxy(server: Address) -> Iterator[Address]:
     program = shutil.which("docker-proxy")
     if program is None:
-        yield None
-        return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        raise Absent("docker-proxy is not installed here: apt-get install docker.io")
+    port = _free_port()
     words = ["-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", str(port)]
     words += ["-container-ip", server[0], "-container-port", str(server[1])]
     # It says on descriptor 3 how its start went, as dockerd asks it to.
@@ -112,6 +125,50 @@ def _docker_proxy(server: tuple[str, int]) -> Iterator[tuple[str, int] | None]:
         process.stdout.close()
 
 
+@contextlib.contextmanager
+def _rootlesskit() -> Iterator[Address]:
+    program = shutil.which("rootlesskit")
+    if program is None:
+        raise Absent("rootlesskit is not installed here: apt-get install rootlesskit slirp4netns")
+    user = _ordinary_user()
+    become: dict[str, Any] = {}
+    if user.pw_uid != os.getuid():
+        become = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        words = [program, "--state-dir", f"{folder}/state", "--net=slirp4netns", "--disable-host-loopback"]
+        words += ["--port-driver=builtin", "--publish", f"127.0.0.1:{port}:{_PORT}/tcp"]
+        process = subprocess.Popen(
+            [*words, "/usr/bin/python3", "-c", _SERVER, "", str(_PORT)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "HOME": folder, "XDG_RUNTIME_DIR": folder},
+            cwd=folder,
+            **become,
+        )
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():
+                raise Absent("rootlesskit does not start here")
+            yield "127.0.0.1", port
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+def _ordinary_user() -> pwd.struct_passwd:
+    """Who calls; for root somebody who has a range of ids, without which RootlessKit does not start."""
+    if os.getuid() != 0:
+        return pwd.getpwuid(os.getuid())
+    ranges = Path("/etc/subuid").read_text() if Path("/etc/subuid").exists() else ""
+    for name in (line.split(":")[0] for line in ranges.splitlines()):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise Absent("rootlesskit wants an ordinary user with a range in /etc/subuid, and there is none")
+
+
 def main() -> None:
     """Measure round by round, so that all meet the same machine, and print medians."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ports")
@@ -120,7 +177,6 @@ def main() -> None:
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_on_the_host())
-        proxy = stack.enter_context(_docker_proxy(server))
         engine = stack.enter_context(Engine())
         command = ["python3", "-c", _SERVER, "", str(_PORT)]
         container = stack.enter_context(engine.run("capsule/host", command=command, wait=wait.port(_PORT)))
@@ -130,8 +186,13 @@ def main() -> None:
             "connect": lambda: container.connect(_PORT),
             "published": lambda: socket.create_connection(published),
         }
-        if proxy is not None:
-            subjects["docker-proxy"] = lambda: socket.create_connection(proxy)
+        for name, peer in {"docker-proxy": _docker_proxy(server), "rootlesskit": _rootlesskit()}.items():
+            try:
+                address = stack.enter_context(peer)
+            except Absent as reason:
+                print(f"not measured: {reason}", file=sys.stderr)
+            else:
+                subjects[name] = functools.partial(socket.create_connection, address)
         measures: dict[str, Callable[[Connect], float]] = {
             "round trip, us": round_trip,
             "connection, us": connection,
@@ -145,8 +206,6 @@ def main() -> None:
     print(f"{'':14}" + "".join(f"{title:>18}" for title in measures))
     for name in subjects:
         print(f"{name:14}" + "".join(f"{statistics.median(taken[name, title]):18.1f}" for title in measures))
-    if proxy is None:
-        print("docker-proxy is not installed here: apt-get install docker.io", file=sys.stderr)
 
 
 if __name__ == "__main__":
