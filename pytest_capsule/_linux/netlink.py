@@ -205,9 +205,9 @@ class RouteSocket:
 
         ``OSError`` (ENOENT) where the kernel has no netem.
         """
-        nanoseconds = [int(seconds * 1e9) for seconds in (latency, jitter)]
+        nanoseconds = [round(seconds * 1e9) for seconds in (latency, jitter)]
         # tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter; the times are in the attributes, in full.
-        options = struct.pack("=6I", 0, _NETEM_LIMIT, int(loss * 0xFFFFFFFF), 0, 0, 0)
+        options = struct.pack("=6I", 0, _NETEM_LIMIT, round(loss * 0xFFFFFFFF), 0, 0, 0)
         for kind, value in zip((_NETEM_LATENCY64, _NETEM_JITTER64), nanoseconds, strict=True):
             options += _attribute(kind, struct.pack("=q", value))
         if rate:

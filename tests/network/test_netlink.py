@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 
@@ -149,6 +150,44 @@ def test_a_failure_says_which_operation_on_which_link(isolated, operation, numbe
     assert words in found[1]
     assert os.strerror(number) in found[1]
     assert found[2].startswith(subject)
+
+
+# What tc of iproute2 6.1 sends as TCA_OPTIONS for: netem delay 100ms 10ms loss 25% rate 1mbit (as strace shows it).
+OPTIONS_OF_TC = bytes.fromhex(
+    "84d71700 e8030000 00000040 00000000 00000000 5a620200 1400 0600 48e80100 00000000 00000000 00000000"
+)
+NANOSECONDS_OF_A_TICK = 64  # /proc/net/psched
+
+
+def test_a_slow_network_is_asked_for_as_tc_does(monkeypatch):
+    """Also on a kernel that has no netem to ask."""
+    asked = []
+    monkeypatch.setattr(RouteSocket, "_change", lambda self, *message: asked.append(message))
+    with RouteSocket() as route:
+        route.set_netem("lo", latency=0.1, jitter=0.01, loss=0.25, rate=125_000)
+        number = route.index("lo")
+
+    ((kind, flags, body, *_),) = asked
+    assert (kind, flags) == (36, 0x500)  # RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE
+    assert body[:20] == struct.pack("=BxxxiIII", 0, number, 0, 0xFFFFFFFF, 0)  # tcmsg, at TC_H_ROOT
+    attributes = attributes_of(body[20:])
+    assert attributes[1] == b"netem\0"
+    ours, of_tc = (
+        (struct.unpack("=6I", options[:24]), attributes_of(options[24:])) for options in (attributes[2], OPTIONS_OF_TC)
+    )
+    latency, *between, jitter = of_tc[0]
+    assert ours[0] == (0, *between, 0)
+    times = {10: latency, 11: jitter}  # TCA_NETEM_LATENCY64, TCA_NETEM_JITTER64: in full
+    assert ours[1] == of_tc[1] | {key: struct.pack("=q", ticks * NANOSECONDS_OF_A_TICK) for key, ticks in times.items()}
+
+
+def attributes_of(data):
+    found = {}
+    while data:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
 
 
 def test_it_works_where_nothing_can_be_imported_any_more(isolated, tmp_path):
