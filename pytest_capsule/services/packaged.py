@@ -50,7 +50,7 @@ datadir=/var/tmp/mysql
 if [ ! -d $datadir/mysql ]; then
     mkdir -p $datadir
     mariadb-install-db --no-defaults --user=root --datadir=$datadir --skip-test-db \\
-        --auth-root-authentication-method=normal >/dev/null
+        --auth-root-authentication-method=normal >/tmp/install.log || { cat /tmp/install.log; exit 1; }
     cat >$datadir/init.sql <<END
 CREATE DATABASE IF NOT EXISTS \\`$MARIADB_DATABASE\\`;
 CREATE USER IF NOT EXISTS '$MARIADB_USER'@'%' IDENTIFIED BY '$MARIADB_PASSWORD';

@@ -16,6 +16,7 @@ PACKAGED = {
 }
 INSTALLED = {
     "postgres": (services.postgres, "usr/lib/postgresql/*/bin/postgres", clients.ask_postgres),
+    "mariadb": (services.mariadb, "usr/sbin/mariadbd", clients.ask_mysql),
     "redis": (services.redis, "usr/bin/redis-server", clients.ask_redis),
     "nginx": (services.nginx, "usr/sbin/nginx", clients.ask_nginx),
 }
