@@ -22,10 +22,8 @@ def rabbitmq(
     from_host: bool = False,
 ) -> Service:
     """RabbitMQ, the official image ``rabbitmq``."""
-    keywords: dict[str, Any] = {"image": f"rabbitmq:{tag}"}
-    source = packages.source(packaged, from_host)
-    if source is not None:
-        keywords = {**source, "command": [*packages.script(packages.RABBITMQ), "rabbitmq"], "entrypoint": []}
+    official = {"image": f"rabbitmq:{tag}"}
+    keywords = packages.origin(official, packages.RABBITMQ, "rabbitmq", packaged=packaged, from_host=from_host)
     return Service(
         keywords={
             **keywords,

@@ -27,11 +27,11 @@ def postgres(
 ) -> Service:
     """PostgreSQL, the official image ``postgres``; from packages it runs as the user ``postgres`` of the image."""
     settings = [word for setting in _POSTGRES_SETTINGS for word in ("-c", setting)]
-    keywords: dict[str, Any] = {"image": f"postgres:{tag}", "command": ["postgres", *settings]}
-    source = packages.source(packaged, from_host)
-    if source is not None:
-        command = [*packages.script(packages.POSTGRES), "postgres", *settings]
-        keywords = {**source, "command": command, "entrypoint": [], "user": "postgres"}
+    server = ["postgres", *settings]
+    official = {"image": f"postgres:{tag}", "command": server}
+    keywords = packages.origin(
+        official, packages.POSTGRES, *server, packaged=packaged, from_host=from_host, user="postgres"
+    )
     ready = wait.command(["pg_isready", "--quiet", "--host=127.0.0.1", f"--username={user}", f"--dbname={database}"])
     return Service(
         keywords={
@@ -58,7 +58,7 @@ def mysql(
     tag: str = "8.4", *, user: str = "test", password: str = "test", database: str = "test", root_password: str = "root"
 ) -> Service:
     """MySQL, the official image ``mysql``."""
-    return _mysql(f"mysql:{tag}", "MYSQL", user, password, database, root_password, None)
+    return _mysql(_official_mysql(f"mysql:{tag}"), "MYSQL", user, password, database, root_password)
 
 
 def mariadb(
@@ -72,23 +72,19 @@ def mariadb(
     from_host: bool = False,
 ) -> Service:
     """MariaDB, the official image ``mariadb``; it speaks MySQL's protocol."""
-    source = packages.source(packaged, from_host)
-    return _mysql(f"mariadb:{tag}", "MARIADB", user, password, database, root_password, source)
+    official = _official_mysql(f"mariadb:{tag}")
+    keywords = packages.origin(official, packages.MYSQL, "mysql", packaged=packaged, from_host=from_host)
+    return _mysql(keywords, "MARIADB", user, password, database, root_password)
+
+
+def _official_mysql(image: str) -> dict[str, Any]:
+    # Not on the image's VOLUME, whose content no commit keeps.
+    return {"image": image, "command": ["--datadir=/var/lib/mysql-data"]}
 
 
 def _mysql(
-    image: str,
-    prefix: str,
-    user: str,
-    password: str,
-    database: str,
-    root_password: str,
-    source: dict[str, Any] | None,
+    keywords: dict[str, Any], prefix: str, user: str, password: str, database: str, root_password: str
 ) -> Service:
-    # Not on the image's VOLUME, whose content no commit keeps.
-    keywords: dict[str, Any] = {"image": image, "command": ["--datadir=/var/lib/mysql-data"]}
-    if source is not None:
-        keywords = {**source, "command": [*packages.script(packages.MYSQL), "mysql"], "entrypoint": []}
     return Service(
         keywords={
             **keywords,
@@ -111,12 +107,10 @@ def _mysql(
 
 def redis(tag: str = "7", *, packaged: Any = None, from_host: bool = False) -> Service:
     """Redis, the official image ``redis``, with database 0 and no password."""
-    files = ["--dir", "/tmp"]  # not on the image's VOLUME, whose content no commit keeps
-    keywords: dict[str, Any] = {"image": f"redis:{tag}", "command": ["redis-server", *files, "--save", "3600", "1"]}
-    source = packages.source(packaged, from_host)
-    if source is not None:
-        words = [*packages.script(packages.REDIS), "redis", *files, "--save", "3600", "1"]
-        keywords = {**source, "command": words, "entrypoint": []}
+    # Not on the image's VOLUME, whose content no commit keeps.
+    options = ["--dir", "/tmp", "--save", "3600", "1"]
+    official = {"image": f"redis:{tag}", "command": ["redis-server", *options]}
+    keywords = packages.origin(official, packages.REDIS, "redis", *options, packaged=packaged, from_host=from_host)
     ready = Answers("Redis", 6379, b"PING\r\n", b"+PONG")
     return Service({**keywords, "wait": ready, "timeout": _TIMEOUT}, port=6379, scheme="redis", path="/0")
 

@@ -10,20 +10,24 @@ from pytest_capsule.spec import Build
 HOST_IMAGE = "capsule/host"
 
 
-def source(packaged: Any, from_host: bool) -> dict[str, Any] | None:
-    """The keywords of the image that has the packaged server; ``None`` where the official image is meant."""
+def origin(
+    official: dict[str, Any], script: str, *words: str, packaged: Any, from_host: bool, user: str | None = None
+) -> dict[str, Any]:
+    """A container's keywords: those of the ``official`` image, or else of one that has the packaged server.
+
+    There ``script`` starts it, as ``user``; ``words`` are its name and what it is called with.
+    """
     if from_host and packaged is not None:
         raise UsageError("a service is from_host or from a packaged= image, not both")
-    if from_host:
-        return {"image": HOST_IMAGE}
-    if packaged is None:
-        return None
-    return {"build": packaged} if isinstance(packaged, Build) else {"image": packaged}
-
-
-def script(text: str) -> list[str]:
-    """A script as a container's command."""
-    return ["/bin/sh", "-euc", text]
+    if packaged is None and not from_host:
+        return official
+    image = HOST_IMAGE if from_host else packaged
+    return {
+        "build" if isinstance(image, Build) else "image": image,
+        "command": ["/bin/sh", "-euc", script, *words],
+        "entrypoint": [],
+        "user": user,
+    }
 
 
 # In nginx' settings the first server of a port answers, so one of conf.d comes before the one that is always there.

@@ -13,10 +13,8 @@ _TIMEOUT = 120.0
 
 def nginx(tag: str = "1.27", *, packaged: Any = None, from_host: bool = False) -> Service:
     """nginx, the image ``nginx``: give it files at ``/usr/share/nginx/html``, servers at ``/etc/nginx/conf.d``."""
-    keywords: dict[str, Any] = {"image": f"nginx:{tag}"}
-    source = packages.source(packaged, from_host)
-    if source is not None:
-        keywords = {**source, "command": [*packages.script(packages.NGINX), "nginx"], "entrypoint": []}
+    official = {"image": f"nginx:{tag}"}
+    keywords = packages.origin(official, packages.NGINX, "nginx", packaged=packaged, from_host=from_host)
     return Service({**keywords, "wait": wait.port(80), "timeout": _TIMEOUT}, port=80, scheme="http")
 
 
