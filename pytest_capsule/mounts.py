@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_capsule._linux import channel
 from pytest_capsule.build import steps
 from pytest_capsule.network.agent import AgentRelay
-from pytest_capsule.runtime.spec import ListeningSocket, Overlay, SecretFile, TreeMount, Volume
+from pytest_capsule.runtime.spec import ListeningSocket, Overlay, SecretFile, TreeMount, VolumeMount
 from pytest_capsule.store.rootfs import lower_directories
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_capsule.store.image import Tree
     from pytest_capsule.store.store import Store
 
-    RuntimeMount = Volume | TreeMount | SecretFile | ListeningSocket
+    RuntimeMount = VolumeMount | TreeMount | SecretFile | ListeningSocket
 
 
 def in_container(mounts: Sequence[steps.Mount], store: Store, scratch: Path) -> tuple[RuntimeMount, ...]:
@@ -35,10 +35,10 @@ def _in_container(mount: steps.Mount, store: Store, scratch: Path) -> RuntimeMou
             written.mkdir()
         return TreeMount(mount.target, stacked(mount.tree, store.empty, written), mount.source, mount.read_only)
     if isinstance(mount, steps.FolderMount):
-        return Volume(mount.target, str(mount.folder), read_only=mount.read_only)
+        return VolumeMount(mount.target, str(mount.folder), read_only=mount.read_only)
     if isinstance(mount, steps.MemoryMount):
         options = {"size": str(mount.size)} if mount.size else {}
-        return Volume(mount.target, read_only=mount.read_only, options=options)
+        return VolumeMount(mount.target, read_only=mount.read_only, options=options)
     if isinstance(mount, steps.SecretMount):
         return SecretFile(mount.target, mount.content, mount.mode, mount.uid, mount.gid)
     return ListeningSocket(mount.target, mount.mode, mount.uid, mount.gid)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.errors import UsageError
-from pytest_capsule.runtime.spec import Volume as Mount
+from pytest_capsule.runtime.spec import VolumeMount
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -133,7 +133,7 @@ def is_name(text: str) -> bool:
 
 def mounts_of(
     spec: ContainerSpec, declared: Sequence[str], folders: Sequence[Path], volumes: Volumes
-) -> tuple[Mount, ...]:
+) -> tuple[VolumeMount, ...]:
     """What a spec's ``volumes`` and ``tmpfs`` and the image's ``declared`` ones (VOLUME) mean, outer before inner.
 
     Relative paths start from ``folders``, the first that has them; named volumes are looked up in ``volumes``.
@@ -143,7 +143,7 @@ def mounts_of(
     tmpfs = spec.tmpfs.items() if isinstance(spec.tmpfs, Mapping) else (text.partition(":")[::2] for text in spec.tmpfs)
     found |= {mount.target: mount for mount in (_tmpfs(target, options) for target, options in tmpfs)}
     for target in map(posixpath.normpath, declared):
-        found.setdefault(target, Mount(target, own=True))
+        found.setdefault(target, VolumeMount(target, own=True))
     return tuple(sorted(found.values(), key=lambda mount: mount.target.count("/")))
 
 
@@ -170,7 +170,7 @@ def _wanted(given: Any) -> _Wanted:
     return _Wanted(source, target, tuple(word for word in modes.split(",") if word))
 
 
-def _mount(wanted: _Wanted, folders: Sequence[Path], volumes: Volumes) -> Mount:
+def _mount(wanted: _Wanted, folders: Sequence[Path], volumes: Volumes) -> VolumeMount:
     if not wanted.target.startswith("/"):
         raise UsageError(f"volume {wanted}: the target is an absolute path", hint=_EXAMPLE)
     target = posixpath.normpath(wanted.target)
@@ -180,19 +180,19 @@ def _mount(wanted: _Wanted, folders: Sequence[Path], volumes: Volumes) -> Mount:
         raise UsageError(f"volume {wanted}: {unknown[0]!r} is no mode", hint=f"it is one of {', '.join(_MODES)}")
     read_only = "ro" in wanted.modes
     if wanted.source is None:
-        return Mount(target, own=True, read_only=read_only)
+        return VolumeMount(target, own=True, read_only=read_only)
     fill = "nocopy" not in wanted.modes
     if isinstance(wanted.source, Volume):
-        return Mount(target, str(wanted.source.path), read_only=read_only, fill=fill)
+        return VolumeMount(target, str(wanted.source.path), read_only=read_only, fill=fill)
     if isinstance(wanted.source, str) and is_name(wanted.source):
-        return Mount(target, str(volumes.obtain(wanted.source).path), read_only=read_only, fill=fill)
+        return VolumeMount(target, str(volumes.obtain(wanted.source).path), read_only=read_only, fill=fill)
     path = find_path(Path(wanted.source).expanduser(), folders).absolute()
     if not path.exists():
         raise UsageError(f"volume {wanted}: {path} does not exist")
-    return Mount(target, str(path), read_only=read_only)
+    return VolumeMount(target, str(path), read_only=read_only)
 
 
-def _tmpfs(target: str, options: str | None) -> Mount:
+def _tmpfs(target: str, options: str | None) -> VolumeMount:
     """Docker's ``--tmpfs``: noexec, nosuid and nodev unless the options say otherwise."""
     if not target.startswith("/"):
         raise UsageError(f"tmpfs {target!r}: it is an absolute path")
@@ -202,4 +202,4 @@ def _tmpfs(target: str, options: str | None) -> Mount:
     unknown += [key for key in values if key not in _TMPFS_VALUES]
     if unknown:
         raise UsageError(f"tmpfs {target}:{options}: no such option: {unknown[0]}")
-    return Mount(posixpath.normpath(target), no_exec="exec" not in words, read_only="ro" in words, options=values)
+    return VolumeMount(posixpath.normpath(target), no_exec="exec" not in words, read_only="ro" in words, options=values)

@@ -25,7 +25,7 @@ from pytest_capsule.network import names
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.logs import LogPump
 from pytest_capsule.runtime.process import DEVNULL, PIPE, STDOUT
-from pytest_capsule.runtime.spec import RuntimeSpec, Volume
+from pytest_capsule.runtime.spec import RuntimeSpec, VolumeMount
 from pytest_capsule.runtime.supervisor import Supervisor
 from pytest_capsule.stacking import Stacking
 from pytest_capsule.store.image import Tree
@@ -62,7 +62,7 @@ class ContainerWorkshop:
             script = scratch / f"script{number}"
             script.write_bytes(text.encode("utf-8", "surrogateescape"))
             script.chmod(0o755)
-            volumes.append(Volume(path, str(script), read_only=True))
+            volumes.append(VolumeMount(path, str(script), read_only=True))
         isolated = command.network == "none"
         spec = RuntimeSpec(
             overlays=self._stacking.to_write(tree, self._store.blank, scratch),

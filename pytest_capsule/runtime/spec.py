@@ -46,7 +46,7 @@ class Overlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class VolumeMount:
     """A directory or file of the host bound at ``target``, or, with no ``source``, a tmpfs with ``options``.
 
     ``fill`` copies what the image has there to the directory while that is empty; ``own`` is a directory in the
@@ -156,8 +156,8 @@ class RuntimeSpec:
     workdir: str = "/"
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     files: Mapping[str, str] = field(default_factory=dict)
-    volumes: tuple[Volume, ...] = ()
-    mounts: tuple[Volume | TreeMount | SecretFile | ListeningSocket, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
+    mounts: tuple[VolumeMount | TreeMount | SecretFile | ListeningSocket, ...] = ()
     networks: tuple[Attachment, ...] = ()
     host_network: bool = False
     reaches_host: bool = False
