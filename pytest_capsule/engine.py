@@ -154,7 +154,9 @@ class Engine:
     ) -> Image:
         """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
 
-        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it. ``secrets`` are for
+        ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it. ``tag`` is the image's name,
+        ``target`` the stage to stop at, ``build_args`` are values for ARG, and with ``no_cache`` every step runs.
+        ``secrets`` are for
         ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is the value itself, a ``Path`` a file that holds it.
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
         ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``pull`` asks the
@@ -399,7 +401,11 @@ class Engine:
     # -- containers ---------------------------------------------------------------------------------------------------
 
     def run(self, image: str | Image | None = None, **spec: Any) -> Container:
-        """Start a container; the keywords are those of the marker (``ContainerSpec``)."""
+        """Start a container; the keywords are those of the marker (``ContainerSpec``).
+
+        ``UsageError`` for one that is wrong, ``ImageNotFound`` or ``BuildError`` without its image, ``ContainerExited``
+        or ``WaitTimeout`` when what it waits for does not come, ``UnsupportedHost`` where containers cannot run.
+        """
         return self.start(ContainerSpec.of(image, **spec) if image is not None else ContainerSpec.of(**spec))
 
     def start(

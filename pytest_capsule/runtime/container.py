@@ -320,7 +320,10 @@ class Container:
             self._main.wait()
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal, by name or number, to the main process."""
+        """Send a signal, by name or number (``"SIGHUP"``, ``"HUP"``, 1), to the main process, unless it has ended.
+
+        ``UsageError`` where there is no such signal, or no main process.
+        """
         if self._main is None:
             raise UsageError(f"container {self.name} has no main process to signal")
         self._main.send_signal(_signal_number(signal))
@@ -424,12 +427,13 @@ class Container:
     ) -> ExecResult[Any]:
         """Run a command inside and wait for it: a list as it is, a string through the image's shell.
 
-        ``stdin`` is what it reads (nothing by default), ``timeout`` is in seconds. With ``check`` an exit code other
-        than 0 raises ``ExecError`` with both outputs. ``CommandNotFound`` when the image has no such program,
-        ``ExecTimeout`` when it took too long and was killed.
+        ``stdin`` is what it reads (nothing by default), ``timeout`` is in seconds; ``env`` is added to the container's,
+        ``user`` (``name``, ``uid``, ``user:group``) and ``workdir`` are instead of its own. Outputs are text, or bytes
+        with ``text=False``. With ``check`` an exit code other than 0 raises ``ExecError`` with both outputs.
+        ``CommandNotFound`` when the image has no such program, ``ExecTimeout`` when it took too long and was killed.
 
         With ``tty`` it has a terminal of ``window`` (rows, columns): ``stdin`` (text or bytes) is typed there, so that
-        ``"\x03"`` is Ctrl-C and ``"\x04"`` the end, and ``stdout`` is all that it shows, with what was typed.
+        ``"\\x03"`` is Ctrl-C and ``"\\x04"`` the end, and ``stdout`` is all that it shows, with what was typed.
         """
         return self._exec(
             cmd,
@@ -534,6 +538,9 @@ class Container:
     ) -> Process:
         """Start a command inside and give it as a look-alike of ``subprocess.Popen``.
 
+        ``stdin``, ``stdout`` and ``stderr`` are what they are there: ``PIPE``, ``DEVNULL``, a file, a descriptor; the
+        rest is as in ``exec``. ``CommandNotFound`` when the image has no such program.
+
         With ``tty`` all three streams are a terminal of ``window`` (rows, columns), whose other end is ``terminal``.
         """
         process = self._begin(
@@ -585,7 +592,11 @@ class Container:
     # -- files ----------------------------------------------------------------------------------------------------
 
     def open(self, path: str, mode: str = "r", *, encoding: str = "utf-8", errors: str | None = None) -> IO[Any]:
-        """Open a file inside, as ``open`` does; what is created belongs to the container's root."""
+        """Open a file inside, as ``open`` does; what is created belongs to the container's root.
+
+        A relative path starts at the container's working directory. Errors are those of ``open``:
+        ``FileNotFoundError``, ``IsADirectoryError``.
+        """
         kind = mode.replace("b", "").replace("t", "").replace("+", "")
         if kind not in _FLAGS or len(set(mode)) != len(mode) or {"b", "t"} <= set(mode):
             raise UsageError(f"open(mode={mode!r}): it is r, w, a or x, with b and +")
@@ -646,14 +657,15 @@ class Container:
         """Copy a file or folder of the host into the container, as ``docker cp`` does; root owns what arrives.
 
         A folder copied onto an existing directory lands in it under its name, or, written ``folder/.``, its contents
-        do.
+        do. ``UsageError`` where there is no ``src``.
         """
         transfer.copy_in(self._call, os.fspath(src), self._path(dest) + ("/" if dest.endswith("/") else ""))
 
     def copy_out(self, src: str, dest: str | os.PathLike[str]) -> None:
         """Copy a file or directory of the container to the host, as ``docker cp`` does.
 
-        Nothing that the container's tree holds can lead the copy to another place of the host.
+        Nothing that the container's tree holds can lead the copy to another place of the host. ``FileNotFoundError``
+        where there is no ``src``.
         """
         transfer.copy_out(self._call, self._path(src) + ("/." if src.endswith("/.") else ""), os.fspath(dest))
 
@@ -708,7 +720,11 @@ class Container:
     # -- the network ----------------------------------------------------------------------------------------------
 
     def connect(self, port: int, timeout: float | None = 10) -> socket.socket:
-        """A connected TCP socket to a port inside, published or not, made within the container's own network."""
+        """A connected TCP socket to a port inside, published or not, made within the container's own network.
+
+        ``timeout``, in seconds, is for the connection, and then the socket's own. ``ConnectionRefusedError`` where
+        nobody listens, ``TimeoutError`` where nobody accepts.
+        """
         _, (fd,) = self._call({"op": "connect", "port": int(port)})
         sock = socket.socket(fileno=fd)
         try:
@@ -936,14 +952,15 @@ class _Cancellable:
 
 def _signal_number(name: str | int) -> int:
     """``SIGTERM``, ``TERM``, ``15`` and ``RTMIN+3`` as a number, as Docker takes them."""
-    if isinstance(name, int) or name.isdigit():
-        return int(name)
-    bare = name.upper().removeprefix("SIG")
-    base, _, offset = bare.partition("+")
+    text = str(int(name)) if isinstance(name, int) else name  # an enum's own text is its name
+    base, _, offset = text.upper().removeprefix("SIG").partition("+")
     try:
-        return int(signal.Signals[f"SIG{base}"]) + int(offset or 0)
+        number = int(base) if base.isdigit() else int(signal.Signals[f"SIG{base}"]) + int(offset or 0)
     except (KeyError, ValueError):
-        raise UsageError(f"no such signal: {name!r}") from None
+        number = 0
+    if not 0 < number < signal.NSIG:
+        raise UsageError(f"no such signal: {name!r}")
+    return number
 
 
 def _known(stream: str) -> str:

@@ -104,8 +104,9 @@ def test_kill_takes_a_name_or_a_number(engine, eventually):
             container.kill(number)
             assert container.wait(10) == 143
     with engine.run("capsule/host", command=["sleep", "1000"]) as container:
-        with pytest.raises(UsageError, match="SIGNONE"):
-            container.kill("SIGNONE")
+        for none in ("SIGNONE", "", 0, 999, "RTMAX+1"):
+            with pytest.raises(UsageError, match="no such signal"):
+                container.kill(none)
         container.kill("RTMIN+3")
         assert container.wait(10) == 128 + signal.SIGRTMIN + 3
 
