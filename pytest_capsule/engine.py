@@ -539,7 +539,8 @@ class Engine:
             volumes=mounts_of(spec, config.volumes, folders, volumes),
             networks=() if attachment is None else (attachment,),
             host_network=location.on_host,
-            reaches_host=location.outbound or (names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host),
+            reaches_host=bool(location.outbound)
+            or (names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host),
             read_only=spec.read_only,
             privileged=spec.privileged,
             capabilities=launch.granted_capabilities(spec),
@@ -580,12 +581,16 @@ class Engine:
             return [changes.Change(kind, path) for kind, path in found]
         return changes.classify(entries, lowers)
 
-    def network(self, name: str | None = None) -> Network:
-        """A network of its own; containers started with ``network=`` it reach each other by name."""
+    def network(self, name: str | None = None, *, outbound: bool = False) -> Network:
+        """A network of its own; containers started with ``network=`` it reach each other by name.
+
+        With ``outbound`` each has a way out as well, as with ``network="bridge"``: ``UnsupportedHost`` when one is
+        started and neither slirp4netns nor pasta is there.
+        """
         self._check_open()
         with self._lock:
             number = len(self._networks)
-            network = Network(self._supervisor, self._wires, name or f"network{number}", number)
+            network = Network(self._supervisor, self._wires, name or f"network{number}", number, outbound=outbound)
             self._networks.append(network)
         return network
 

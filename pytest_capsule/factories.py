@@ -106,13 +106,15 @@ def service_fixture(
     return _made(fixture, scope, asked)
 
 
-def network_fixture(name: str | None = None, *, scope: Scope = "function") -> Callable[..., Network]:
-    """A fixture that gives a ``Network`` for ``network=`` of containers."""
+def network_fixture(
+    name: str | None = None, *, outbound: bool = False, scope: Scope = "function"
+) -> Callable[..., Network]:
+    """A fixture that gives a ``Network`` for ``network=`` of containers; with ``outbound`` they have a way out."""
     where = _caller()[0]
 
     def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[Network]:
         with explaining(where, request.config):
-            network = _capsule_session.engine.network(name)
+            network = _capsule_session.engine.network(name, outbound=outbound)
         with network:
             yield network
 

@@ -20,11 +20,11 @@ _SHORTEST_ID = 12
 class Location:
     """``on_host``, on the network of a ``membership``, in that of its ``neighbour``, or by itself.
 
-    ``outbound`` is one by itself with a way out.
+    ``outbound`` is the interface of a way out, where it has one.
     """
 
     on_host: bool = False
-    outbound: bool = False
+    outbound: str = ""
     membership: Membership | None = None
     neighbour: Container | None = None
 
@@ -46,7 +46,9 @@ class Location:
         elif host is not None:
             own = names.entries(host, (hostname, name))
         elif self.outbound:
-            own = [names.HostEntry(outbound.ADDRESS, (hostname,)), names.gateway_entry()]
+            own = [names.HostEntry(outbound.ADDRESS, (hostname,))]
+        if self.outbound:
+            own.append(names.gateway_entry())
         gateway = "127.0.0.1" if self.on_host else HOST_ADDRESS
         return {
             "/etc/hosts": names.hosts(
@@ -71,9 +73,10 @@ def location_of(network: Any, running: Iterable[Container]) -> Location:
     if network == "host":
         return Location(on_host=True)
     if network == "bridge":
-        return Location(outbound=True)
+        return Location(outbound="eth0")
     if isinstance(network, (Network, Membership)):
-        return Location(membership=network if isinstance(network, Membership) else Membership(network))
+        membership = network if isinstance(network, Membership) else Membership(network)
+        return Location(membership=membership, outbound="eth1" if membership.network.outbound else "")
     if isinstance(network, str) and network.startswith("container:"):
         network = _named(network, running)
     if isinstance(network, Container):

@@ -42,11 +42,13 @@ class _Member:
 class Network:
     """A network of its own: containers on it reach each other by name, and nobody else reaches them.
 
-    It is a network namespace with a bridge, which the host's network does not know of.
+    It is a network namespace with a bridge, which the host's network does not know of. With ``outbound`` what starts on
+    it has an interface more, by which it reaches the outside.
     """
 
-    def __init__(self, supervisor: Supervisor, wires: Worker, name: str, number: int) -> None:
+    def __init__(self, supervisor: Supervisor, wires: Worker, name: str, number: int, *, outbound: bool) -> None:
         self.name = name
+        self.outbound = outbound
         self._supervisor = supervisor
         self._number = number
         self._closed = False
@@ -72,7 +74,7 @@ class Network:
             "port": _port(host),
             "mac": host.mac,
             "addresses": host.addresses,
-            "gateways": [self.subnet.gateway.ipv4],
+            "gateways": [] if self.outbound else [self.subnet.gateway.ipv4],
         }
         return host, Attachment(self._number, arguments)
 

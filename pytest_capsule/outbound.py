@@ -1,4 +1,4 @@
-"""Ways out of containers' networks: what ``network="bridge"`` gives."""
+"""Ways out for containers: what ``network="bridge"`` gives, and a network with ``outbound``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Outbound:
         installed = [path for name in outbound.PROGRAMS if (path := shutil.which(name))]
         if not installed:
             raise UnsupportedHost(
-                'network="bridge": a way out of the container needs slirp4netns or pasta, and neither is installed',
+                f"a way out for container {container.name} needs slirp4netns or pasta, and neither is installed",
                 hint='apt-get install slirp4netns, or network="host"',
             )
         failures: list[OSError] = []
@@ -41,7 +41,7 @@ class Outbound:
             except OSError as error:
                 failures.append(error)
         raise UnsupportedHost(
-            'network="bridge": no way out of the container: '
+            f"no way out for container {container.name}: "
             + "; ".join(f"{os.path.basename(str(error.filename))}: {error.strerror}" for error in failures),
             hint="where /dev/net/tun is at fault: chmod 0666 /dev/net/tun, as root",
         )
@@ -50,7 +50,7 @@ class Outbound:
         control, pidfd = self._supervisor.serve("pytest_capsule.network.outbound", "serve")
         network = container.network_namespace()
         try:
-            channel.call(control, {"program": program}, [network])
+            channel.call(control, {"program": program, "interface": container.outbound}, [network])
         except BaseException:
             _end(control, pidfd)
             raise

@@ -19,12 +19,14 @@ NAMESERVER = "10.0.2.3"
 PROGRAMS = ("slirp4netns", "pasta")
 """What can do it, the first that is installed."""
 
-_INTERFACE = "eth0"
 _PATIENCE = 10  # seconds until it must be ready
 
 
 def serve(sock: socket.socket) -> None:
-    """Run the program that the first message names for the namespace that comes with it, until the other side ends."""
+    """Run the program that the first message names, until the other side ends.
+
+    It makes the ``interface`` that the message names in the namespace that comes with it, and routes by that.
+    """
     received = channel.receive(sock)
     if received is None:
         return
@@ -32,7 +34,7 @@ def serve(sock: socket.socket) -> None:
     with socket.socket(fileno=answers) as asked:
         program: subprocess.Popen[bytes] | None = None
         try:
-            program = _start(message["program"], namespace)
+            program = _start(message["program"], namespace, message["interface"])
             channel.send(asked, {})
         except OSError as error:
             channel.send(asked, channel.failure(error))
@@ -44,7 +46,7 @@ def serve(sock: socket.socket) -> None:
         program.kill()
 
 
-def _start(path: str, namespace: int) -> subprocess.Popen[bytes]:
+def _start(path: str, namespace: int, interface: str) -> subprocess.Popen[bytes]:
     """The program at work; ``OSError`` with its own words when it is not."""
     ready, done = os.pipe2(os.O_CLOEXEC)
     said = os.memfd_create("said")
@@ -53,7 +55,7 @@ def _start(path: str, namespace: int) -> subprocess.Popen[bytes]:
     syscalls.capset(0, 0, 0)
     syscalls.prctl(constants.PR_SET_DUMPABLE, 1)
     ours = f"/proc/{os.getpid()}/fd"
-    words = _WORDS[os.path.basename(path)](f"{ours}/{namespace}", f"{ours}/{done}", done)
+    words = _WORDS[os.path.basename(path)](f"{ours}/{namespace}", interface, f"{ours}/{done}", done)
     try:
         program = subprocess.Popen(
             [path, *words],
@@ -77,17 +79,17 @@ def _start(path: str, namespace: int) -> subprocess.Popen[bytes]:
             os.close(fd)
 
 
-def _slirp4netns(namespace: str, _: str, ready: int) -> list[str]:
+def _slirp4netns(namespace: str, interface: str, _: str, ready: int) -> list[str]:
     options = ["--netns-type=path", "--configure", "--mtu=65520", "--disable-host-loopback", f"--ready-fd={ready}"]
-    return [*options, namespace, _INTERFACE]
+    return [*options, namespace, interface]
 
 
-def _pasta(namespace: str, ready: str, _: int) -> list[str]:
+def _pasta(namespace: str, interface: str, ready: str, _: int) -> list[str]:
     addresses = ["--address", ADDRESS, "--netmask", "24", "--gateway", "10.0.2.2", "--dns-forward", NAMESERVER]
     closed = ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
     return [
         *("--foreground", "--quiet", "--config-net", "--netns-only", "--netns", namespace, "--pid", ready),
-        *("--ns-ifname", _INTERFACE, *addresses, *closed),
+        *("--ns-ifname", interface, *addresses, *closed),
     ]
 
 

@@ -83,7 +83,7 @@ class Container:
         self.labels = dict(labels or {})
         self.ip: str = "127.0.0.1" if neighbour is None else neighbour.ip
         self.ip6: str = "::1" if neighbour is None else neighbour.ip6
-        self.outbound = False  # whether there is to be a way out of its network
+        self.outbound = ""  # the interface by which there is to be a way out
         self.sharing: list[Container] = []  # the containers that are in this one's network namespace
         self.published: dict[tuple[int, str], tuple[str, int]] = {}
         self._pump = pump

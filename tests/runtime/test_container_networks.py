@@ -18,6 +18,7 @@ from pytest_capsule import wait
 from pytest_capsule.errors import UnsupportedHost, UsageError
 
 SERVER = ["python3", "-m", "http.server", "8000", "--bind", "::"]
+CALL = "import socket; (lambda address: socket.create_connection(address, 20).close())"
 
 
 def fetch(container, url):
@@ -289,8 +290,10 @@ def own_address():
     return None
 
 
-@pytest.mark.parametrize("program", ["slirp4netns", "pasta"])
-def test_a_way_out(engine, host, program, identity, monkeypatch, tmp_path):
+@pytest.fixture(params=["slirp4netns", "pasta"])
+def program(request, identity, monkeypatch, tmp_path):
+    """The one program for ways out that is there."""
+    program = request.param
     found = shutil.which(program)
     address = own_address()
     if found is None or address is None or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
@@ -302,14 +305,31 @@ def test_a_way_out(engine, host, program, identity, monkeypatch, tmp_path):
         pytest.skip("pasta of Debian 12 becomes nobody where root starts it, and reaches no namespace of root's then")
     (tmp_path / program).symlink_to(found)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with socket.create_server((address, 0)) as server:
+    return program
+
+
+def test_a_way_out(engine, host, program):
+    with socket.create_server((own_address(), 0)) as server:
         with engine.run("capsule/host", command=[], network="bridge") as container:
-            script = f"import socket; socket.create_connection(({address!r}, {server.getsockname()[1]}), 20).close()"
-            container.exec(["python3", "-c", script], check=True)
+            container.exec(["python3", "-c", f"{CALL}({server.getsockname()})"], check=True)
             server.accept()[0].close()
             assert container.ip in container.exec("cat /proc/net/fib_trie").stdout
         names = [one.name() for one in psutil.Process(engine._supervisor.pid).children(recursive=True)]
         assert program not in names
+
+
+def test_a_network_with_a_way_out(engine, host, program, server_of_the_test):
+    with (
+        socket.create_server((own_address(), 0)) as server,
+        engine.network(outbound=True) as network,
+        engine.run("capsule/host", name="db", command=SERVER, network=network, wait=wait.port(8000)),
+        engine.run("capsule/host", name="app", command=[], network=network) as app,
+    ):
+        for address in (("db", 8000), server.getsockname()):
+            app.exec(["python3", "-c", f"{CALL}({address})"], check=True)
+        server.accept()[0].close()
+        said = app.exec(["python3", "-c", TALK, "host.capsule.internal", str(server_of_the_test)])
+        assert said.stdout == "you said hello\n" * 3
 
 
 def test_no_way_out_without_a_program_for_it(engine, host, monkeypatch, tmp_path):
