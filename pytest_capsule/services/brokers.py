@@ -32,6 +32,7 @@ def rabbitmq(
                 "RABBITMQ_DEFAULT_USER": user,
                 "RABBITMQ_DEFAULT_PASS": password,
                 "RABBITMQ_DEFAULT_VHOST": vhost,
+                "RABBITMQ_MNESIA_BASE": "/var/tmp/rabbitmq",  # not on the image's VOLUME, whose content no commit keeps
             },
             "wait": Answers("AMQP", 5672, b"AMQP\x00\x00\x09\x01", b"\x01"),  # the first frame: Connection.Start
             "timeout": _TIMEOUT,

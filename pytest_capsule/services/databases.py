@@ -118,11 +118,15 @@ def redis(tag: str = "7", *, packaged: Any = None, from_host: bool = False) -> S
 def mongodb(tag: str = "7", *, user: str = "test", password: str = "test") -> Service:
     """MongoDB, the official image ``mongo``; the user is an administrator."""
     env = {"MONGO_INITDB_ROOT_USERNAME": user, "MONGO_INITDB_ROOT_PASSWORD": password}
+    # Not on the image's VOLUME, whose content no commit keeps.
+    start = "install -d -o mongodb /var/tmp/mongodb; exec docker-entrypoint.sh mongod --dbpath=/var/tmp/mongodb"
     return Service(
         keywords={
             "image": f"mongo:{tag}",
+            "command": ["bash", "-euc", start],
             "env": env,
-            "wait": wait.log("(?i)waiting for connections", times=2),  # the first is a server that makes the user
+            # The server that makes the user, if there is none yet, listens on 127.0.0.1 only.
+            "wait": wait.all_of(wait.log(r"Listening on.*0\.0\.0\.0"), wait.port(27017)),
             "timeout": _TIMEOUT,
         },
         port=27017,
@@ -138,6 +142,7 @@ def elasticsearch(tag: str = "2") -> Service:
     env = {
         "discovery.type": "single-node",
         "DISABLE_SECURITY_PLUGIN": "true",
+        "DISABLE_INSTALL_DEMO_CONFIG": "true",  # which wants a password, from 2.12 on
         "OPENSEARCH_JAVA_OPTS": "-Xms512m -Xmx512m",
     }
     return Service(

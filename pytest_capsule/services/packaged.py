@@ -71,10 +71,10 @@ exec redis-server --bind '*' --protected-mode no "$@"
 """
 
 RABBITMQ = """\
-export HOME=/tmp/rabbitmq RABBITMQ_MNESIA_BASE=/tmp/rabbitmq/data RABBITMQ_LOG_BASE=/tmp/rabbitmq/log
+export HOME=/tmp/rabbitmq RABBITMQ_LOG_BASE=/tmp/rabbitmq/log
 export RABBITMQ_LOGS=- RABBITMQ_PID_FILE=/tmp/rabbitmq/pid RABBITMQ_NODENAME=rabbit@localhost
 export RABBITMQ_CONFIG_FILE=/tmp/rabbitmq/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=/tmp/rabbitmq/plugins
-mkdir -p /tmp/rabbitmq/data /tmp/rabbitmq/log
+mkdir -p "$RABBITMQ_MNESIA_BASE" /tmp/rabbitmq/log
 cat >/tmp/rabbitmq/rabbitmq.conf <<END
 default_user = $RABBITMQ_DEFAULT_USER
 default_pass = $RABBITMQ_DEFAULT_PASS

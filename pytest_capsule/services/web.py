@@ -26,7 +26,7 @@ def minio(tag: str = "latest", *, user: str = "minioadmin", password: str = "min
     return Service(
         keywords={
             "image": f"minio/minio:{tag}",
-            "command": ["server", "/data"],
+            "command": ["server", "/tmp/minio"],  # not on the image's VOLUME, whose content no commit keeps
             "env": {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password},
             "wait": wait.http("/minio/health/live", port=9000),
             "timeout": _TIMEOUT,

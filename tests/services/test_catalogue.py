@@ -3,6 +3,8 @@ than this: no Debian package of them is there to be started."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pytest_capsule import ContainerSpec, UsageError, services, wait
@@ -44,7 +46,7 @@ class Stub:
             services.elasticsearch(),
             "opensearchproject/opensearch:2",
             "http://127.0.0.1:19200",
-            {"discovery.type": "single-node"},
+            {"discovery.type": "single-node", "DISABLE_INSTALL_DEMO_CONFIG": "true"},
         ),
         (
             services.rabbitmq(vhost="shop"),
@@ -67,6 +69,26 @@ def test_what_is_asked_for(service, image, url, env):
     assert running.url == running.dsn == url
     assert (running.host, running.port) == ("127.0.0.1", service.port + 10000)
     assert running.inside_url == url.replace(f"127.0.0.1:{running.port}", f"stub:{service.port}")
+
+
+@pytest.mark.parametrize(
+    ("service", "volume"),
+    [
+        (services.postgres(), "/var/lib/postgresql"),
+        (services.mysql(), "/var/lib/mysql"),
+        (services.mariadb(), "/var/lib/mysql"),
+        (services.redis(), "/data"),
+        (services.mongodb(), "/data"),
+        (services.rabbitmq(), "/var/lib/rabbitmq"),
+        (services.minio(), "/data"),
+    ],
+    ids=lambda value: value.keywords["image"] if isinstance(value, services.Service) else "",
+)
+def test_data_lies_where_a_commit_keeps_it(service, volume):
+    """Each of these images declares ``volume`` as a VOLUME, and keeps its data there unless it is told otherwise."""
+    told = [*service.keywords.get("command", []), *service.keywords.get("env", {}).values()]
+    assert any(re.search("/(var/)?tmp|/var/lib/mysql-data", word) for word in told)
+    assert not any(re.search(f"{volume}(/|$)", word) for word in told)
 
 
 def test_other_keywords():
