@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pytest_capsule.registry.challenges import Challenge, parse_challenges
 from pytest_capsule.registry.credentials import Credentials
-from pytest_capsule.registry.transport import AGENT, Request, Response
+from pytest_capsule.registry.transport import AGENT, Request, Response, address
 
 # Tokens without a lifetime are good for this many seconds (token.md), and each is given up a little early.
 _LIFETIME = 60
@@ -143,8 +143,8 @@ class Authorizer:
         return token.text
 
     def _fetch(self, challenge: Challenge, scopes: Sequence[str], who: Credentials | None) -> _Token:
-        realm = challenge.parameters.get("realm", "")
-        if urlsplit(realm).scheme not in ("http", "https") or not urlsplit(realm).hostname:
+        realm = address(challenge.parameters.get("realm", ""))
+        if realm is None:
             raise Refused("it names no token server", f"see whether {self._registry} is a registry")
         if not self._may_hear(realm):
             raise Refused(
@@ -187,7 +187,7 @@ def _read_token(response: Response, asked: float, server: str) -> _Token:
         answer: Any = json.loads(response.read(_LARGEST_TOKEN))
         text = answer.get("token") or answer.get("access_token")
         lifetime = float(answer.get("expires_in") or _LIFETIME)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         text, lifetime = None, 0.0
     if not isinstance(text, str) or not text.isascii() or not text.isprintable():
         raise Refused(f"its token server {server} gave no token", "try again later")

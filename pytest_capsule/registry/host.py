@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from pytest_capsule.errors import RegistryError
 from pytest_capsule.oci.reference import DEFAULT_DOMAIN
 from pytest_capsule.registry.auth import Authorizer, Refused
 from pytest_capsule.registry.patience import TEMPORARY, Patience, seconds_asked
 from pytest_capsule.registry.settings import HUB_ACCOUNT, Endpoint, RegistrySettings
-from pytest_capsule.registry.transport import Body, ConnectionFailed, Request, Response, Transport
+from pytest_capsule.registry.transport import Body, ConnectionFailed, Request, Response, Transport, address
 
 if TYPE_CHECKING:
     from pytest_capsule.registry.credentials import Credentials
@@ -24,8 +24,6 @@ _MOST_REDIRECTS = 10
 _MOST_CHALLENGES = 3
 _ERROR_READ = 1 << 16
 _ERROR_SHOWN = 300
-# All that may stand in a URL (RFC 3986); what else a Location has in it is escaped.
-_URL_LETTERS = "%:/?#[]@!$&'()*+,;=~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,20 +162,16 @@ class Host:
 
     def _checked(self, call: Call, url: str, location: str) -> str:
         """The URL that a ``Location`` means, if it may be followed."""
-        try:
-            target = quote(urljoin(url, location), safe=_URL_LETTERS)
-            parts = urlsplit(target)
-            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            is_address = False
-        if not is_address:
+        target = address(location, url)
+        if target is None:
             raise self.wrong(call, url, "it redirects to what is no address of HTTP")
         if not self._may_be_asked(target):
+            place = _netloc(urlsplit(target))
             raise self.wrong(
                 call,
                 url,
-                f"it redirects to {_netloc(parts)} over plain HTTP",
-                hint=f"add {_netloc(parts)} to capsule_insecure_registries if that is meant",
+                f"it redirects to {place} over plain HTTP",
+                hint=f"add {place} to capsule_insecure_registries if that is meant",
             )
         return target
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pytest_capsule.registry.proxies import Proxy, proxy_for
 from pytest_capsule.registry.settings import RegistrySettings
@@ -27,10 +27,23 @@ _BLOCK = 1 << 17
 _KEPT = 8
 # A connection whose response is not read to its end cannot be used again; a short rest is read to keep it.
 _REST = 1 << 16
+# All that may stand in a URL (RFC 3986); what else one has in it is escaped.
+_URL_LETTERS = "%:/?#[]@!$&'()*+,;=~"
 AGENT = "pytest-capsule"
 
 _Connection = http.client.HTTPConnection
 _Place = tuple[str, str]
+
+
+def address(text: str, base: str = "") -> str | None:
+    """The address that somebody else names, absolute or relative to ``base``; ``None`` for what is none of HTTP."""
+    try:
+        url = quote(urljoin(base, text), safe=_URL_LETTERS)
+        parts = urlsplit(url)
+        is_address = parts.scheme in _PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return url if is_address else None
 
 
 class ConnectionFailed(Exception):
@@ -230,6 +243,10 @@ def _translated() -> Iterator[None]:
         raise ConnectionFailed("the answer ended early") from error
     except http.client.HTTPException as error:
         raise ConnectionFailed(f"no HTTP answer ({type(error).__name__})") from error
+    except UnicodeError as error:  # of the codec "idna"
+        raise ConnectionFailed("no host can have that name", lasting=True) from error
+    except ValueError as error:  # http.client's, of a chunk of less than nothing
+        raise ConnectionFailed("no HTTP answer") from error
     except TimeoutError as error:
         raise ConnectionFailed("it did not answer in time") from error
     except OSError as error:

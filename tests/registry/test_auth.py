@@ -146,6 +146,9 @@ def test_a_token_server_in_trouble_is_asked_again(guarded, tokens, connect):
     [
         ('Bearer realm="http://tokens.example/"', "its token server tokens.example is to be reached over plain HTTP"),
         ('Bearer realm="file:///etc"', "it names no token server"),
+        ('Bearer realm="http://["', "it names no token server"),
+        ('Bearer realm="https://127.0.0.1:99999/"', "it names no token server"),
+        (f'Bearer realm="https://{"a" * 64}.example/"', "no host can have that name"),
         ("Bearer", "it names no token server"),
         ("Negotiate", "in a way that is not known"),
         (None, "does not say what it asks for"),

@@ -90,6 +90,16 @@ def test_a_registry_that_hangs_up(fake, repository):
     assert caught.value.status is None
 
 
+def test_a_chunk_of_less_than_nothing(fake, repository):
+    def answer(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc")
+        return handler.hang_up()
+
+    fake.always[GET_MANIFEST] = answer
+    with pytest.raises(RegistryError, match="no HTTP answer"):
+        repository.manifest("1")
+
+
 def test_nobody_there(connect, fake):
     fake.close()
     with pytest.raises(RegistryError, match="Connection refused") as caught:
@@ -233,6 +243,7 @@ def test_no_end_of_redirects(fake, repository):
         ("http://[::1", "what is no address of HTTP"),
         ("http://127.0.0.1:99999/", "what is no address of HTTP"),
         ("http://127.0.0.1:1/a b\u00e9", "Connection refused"),
+        (f"https://{'a' * 64}.example/", "no host can have that name"),
     ],
 )
 def test_a_redirect_that_is_not_followed(fake, repository, location, said):
