@@ -13,6 +13,7 @@ import json
 import os
 import select
 import socket
+import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 _DATAGRAM = 64 * 1024
+_LARGEST = 256 << 20  # bytes of a message that travels as a file
 # One byte before the JSON, so that a message that travels as a file is not an empty datagram: those look like the end.
 _MARK = b"="
 _DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
@@ -55,7 +57,12 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes) -> Message:
     """The message in the bytes of a datagram; ``ValueError`` for what is none."""
-    message: Message = json.loads(data.removeprefix(_MARK))
+    try:
+        message = json.loads(data.removeprefix(_MARK))
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+    if not isinstance(message, dict):
+        raise ValueError("it is no object")
     return message
 
 
@@ -74,7 +81,8 @@ def _send(sock: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message with its descriptors, which the caller now owns; ``None`` when the other side is gone.
 
-    ``OSError`` (EMFILE) when this process has no room for the descriptors: the message is lost then, and nothing else.
+    ``OSError`` when this process has no room for the descriptors (EMFILE), or what came is no message (EBADMSG), as
+    from an init that was taken over: it is lost then, and nothing else.
     """
     try:
         data, ancillary, flags, _ = sock.recvmsg(_DATAGRAM, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
@@ -85,22 +93,43 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
     received = list(descriptors)
     if flags & socket.MSG_CTRUNC:
-        for fd in received:
-            os.close(fd)
+        _close(received)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "recvmsg")
     if not data:
+        _close(received)
         return None
-    if data == _MARK:
-        with open(received.pop(), "rb") as file:
-            file.seek(0)
-            data = file.read()
-    return decode(data), received
+    try:
+        return decode(_content(received) if data == _MARK else data), received
+    except (ValueError, OSError):
+        _close(received)
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "recvmsg") from None
+
+
+def _content(descriptors: list[int]) -> bytes:
+    """What the last of the descriptors holds, which is taken: a file in memory, and nothing that could be waited for."""
+    if not descriptors:
+        raise ValueError("there is no file")
+    file = descriptors.pop()
+    try:
+        info = os.fstat(file)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST:
+            raise ValueError("it is no file of ours")
+        return os.pread(file, info.st_size, 0)
+    finally:
+        os.close(file)
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def failure(error: BaseException) -> Message:
     """An exception as a message."""
     if isinstance(error, OSError):
         return {"error": {"errno": error.errno or 0, "strerror": error.strerror or str(error), "on": error.filename}}
+    if isinstance(error, RecursionError):  # what walks a tree goes as deep as that does
+        return {"error": {"errno": errno.ELOOP, "strerror": "directories lie too deep in each other", "on": None}}
     return {"error": {"errno": 0, "strerror": f"{type(error).__name__}: {error}", "on": None}}
 
 

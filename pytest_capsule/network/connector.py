@@ -91,10 +91,8 @@ def _refusal(message: bytes) -> int:
     if not message:
         return errno.ECONNRESET
     try:
-        answer: object = channel.decode(message)
+        answer = channel.decode(message)
     except ValueError:
-        return errno.EPROTO
-    if not isinstance(answer, dict):
         return errno.EPROTO
     if answer.get("ok") is True:
         return 0

@@ -150,8 +150,8 @@ class Supervisor:
             descriptors = [fd for fd, _ in ready]
             if self._engine in descriptors:
                 break
-            if self._calls.fileno() in descriptors:
-                self._open_gateway()
+            if self._calls.fileno() in descriptors and not self._open_gateway():
+                poll.unregister(self._calls)
             if self._control.fileno() not in descriptors:
                 continue
             try:
@@ -165,10 +165,16 @@ class Supervisor:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], 5)
 
-    def _open_gateway(self) -> None:
-        """A container's init asks for a way to the host: its answers go there, and its network is given to it."""
+    def _open_gateway(self) -> bool:
+        """A container's init asks for a way to the host: its answers go there, and its network is given to it.
+
+        ``False`` when nobody can ask any more: all inits share that socket, and one that was taken over can shut it.
+        """
         with contextlib.suppress(OSError):  # the init has gone meanwhile, or there is no room: it waits no longer
-            _, descriptors = channel.receive(self._calls) or ({}, [])
+            received = channel.receive(self._calls)
+            if received is None:
+                return False
+            descriptors = received[1]
             try:
                 child, pidfd = self._serve_function({"module": "pytest_capsule.network.gateway", "function": "serve"})
                 os.close(pidfd)
@@ -177,6 +183,7 @@ class Supervisor:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+        return True
 
     def _answer(self, message: channel.Message, descriptors: list[int]) -> None:
         reply: list[int] = []
