@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Call = Callable[..., tuple[channel.Message, list[int]]]
 
+_DEEPEST = 400  # directories within each other: each is open while what lies in it is copied
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -124,6 +125,8 @@ def _fetch(call: Call, path: str, entry: dict[str, Any], parent: int) -> None:
 
 
 def _fetch_directory(call: Call, path: str, name: str, mode: int, parent: int) -> None:
+    if path.count("/") > _DEEPEST:
+        raise ContainerError(f"copy_out: more than {_DEEPEST} directories lie in each other: …{path[-80:]}")
     made = True
     try:
         os.mkdir(name, 0o700, dir_fd=parent)

@@ -6,12 +6,16 @@ there by name (``runtime.worker``): they take and give plain values.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_DEEPEST = 64  # folders within each other that are open at once
 
 
 def call(function: str, *paths: str) -> Any:
@@ -25,32 +29,36 @@ def call(function: str, *paths: str) -> Any:
 def size(path: str) -> int:
     """The bytes of all files beneath ``path``, one that has several names counted once."""
     total, seen = 0, set()
-    for folder, _, names in os.walk(path):
-        for name in names:
-            info = os.lstat(os.path.join(folder, name))
-            if stat.S_ISREG(info.st_mode) and (info.st_nlink == 1 or info.st_ino not in seen):
-                seen.add(info.st_ino)
-                total += info.st_size
+    for _, info in _everything(path):
+        if stat.S_ISREG(info.st_mode) and (info.st_nlink == 1 or info.st_ino not in seen):
+            seen.add(info.st_ino)
+            total += info.st_size
     return total
 
 
 def set_times(path: str, seconds: str) -> None:
     """Let everything beneath ``path``, and it itself, be of that time."""
-    for one in _everything(path):
+    for one, _ in _everything(path):
         os.utime(one, (int(seconds), int(seconds)), follow_symlinks=False)
 
 
 def clamp_times(path: str, seconds: str) -> None:
     """Let nothing beneath ``path``, nor it itself, be of a later time."""
-    for one in _everything(path):
-        if os.lstat(one).st_mtime_ns > int(seconds) * 10**9:
+    for one, info in _everything(path):
+        if info.st_mtime_ns > int(seconds) * 10**9:
             os.utime(one, (int(seconds), int(seconds)), follow_symlinks=False)
 
 
-def _everything(path: str) -> Iterator[str]:
-    yield path
-    for folder, folders, names in os.walk(path):
-        yield from (os.path.join(folder, name) for name in (*folders, *names))
+def _everything(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """A path and all beneath it; ``OSError`` (ENAMETOOLONG) where folders lie too deep in each other to be named."""
+    found = [path]
+    while found:
+        one = found.pop()
+        info = os.lstat(one)
+        yield one, info
+        if stat.S_ISDIR(info.st_mode):
+            with contextlib.suppress(PermissionError):  # without root, one that its own owner may not read
+                found += (f"{one}/{name}" for name in os.listdir(one))
 
 
 def move(path: str, target: str) -> None:
@@ -68,21 +76,30 @@ def remove(path: str) -> None:
         os.unlink(path)
         return
     try:
-        _empty(fd)
+        while names := os.listdir(fd):
+            _empty(fd, names, fd)
     finally:
         os.close(fd)
     os.rmdir(path)
 
 
-def _empty(fd: int) -> None:
-    for name in os.listdir(fd):
+def _empty(fd: int, names: list[str], top: int, depth: int = 1) -> None:
+    """Remove what lies in a directory; what lies very deep is moved to ``top``, from where it is not deep any more.
+
+    A container can make directories in each other without end, more than there may be calls or descriptors.
+    """
+    for name in names:
         try:
             os.unlink(name, dir_fd=fd)
+            continue
         except (IsADirectoryError, PermissionError):
             os.chmod(name, 0o700, dir_fd=fd)
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                _empty(inner)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=fd)
+        if depth == _DEEPEST:
+            os.rename(name, secrets.token_hex(16), src_dir_fd=fd, dst_dir_fd=top)
+            continue
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            _empty(inner, os.listdir(inner), top, depth + 1)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=fd)

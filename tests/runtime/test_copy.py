@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from pytest_capsule.errors import UsageError
+from pytest_capsule.errors import ContainerError, UsageError
 
 
 @pytest.fixture
@@ -172,3 +172,14 @@ def test_a_file_that_changes_its_kind_meanwhile_holds_nothing_up(host, tmp_path,
         assert copied.is_symlink() or not copied.exists() or copied.read_text() in ("", "x\n")
     process.kill()
     assert host.exec(["echo", "init lives"]).stdout == "init lives\n"
+
+
+def test_directories_without_end_are_an_error(host, tmp_path):
+    make = "import os; os.mkdir('/srv/x'); os.chdir('/srv/x'); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
+    host.exec(["python3", "-c", make], check=True)
+    with pytest.raises(ContainerError, match="more than 400 directories lie in each other"):
+        host.copy_out("/srv/x", tmp_path)
+    with pytest.raises(OSError, match="too deep in each other"):
+        host.diff()
+    with pytest.raises(OSError, match="too deep in each other"):
+        host.commit()

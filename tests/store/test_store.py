@@ -180,3 +180,19 @@ def test_trees_are_measured_and_removed_whatever_they_hold(tmp_path):
     assert not tree.exists()
     assert os.path.exists("/etc/passwd")
     trees.remove(str(tree))
+
+
+def test_a_tree_deeper_than_calls_and_descriptors_go_is_removed(tmp_path):
+    """What a container has left: were it not removed, no engine could ever use that store again."""
+    (tmp_path / "tree").mkdir()
+    here = os.open(tmp_path / "tree", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(OSError, match="too long"):
+        trees.size(str(tmp_path / "tree"))
+    trees.remove(str(tmp_path / "tree"))
+    assert not any(tmp_path.iterdir())
