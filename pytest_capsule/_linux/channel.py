@@ -106,7 +106,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 
 def _content(descriptors: list[int]) -> bytes:
-    """What the last of the descriptors holds, which is taken: a file in memory, and nothing that could be waited for."""
+    """What the last of the descriptors holds, which is taken: a file, and nothing that could be waited for."""
     if not descriptors:
         raise ValueError("there is no file")
     file = descriptors.pop()

@@ -17,7 +17,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 @dataclass(frozen=True)
 class Program:
-    """``fd`` is to be executed and closed, with ``variables`` added to its environment."""
+    """``fd`` is to be executed and closed; ``variables`` are all the environment that it needs."""
 
     fd: int
     variables: dict[str, str]
@@ -28,18 +28,27 @@ def sealed(path: str) -> Program:
     path = os.path.realpath(path)
     with open(path, "rb") as file:
         content = file.read()
-    fd = _memory(os.path.basename(path))
-    if fd <= _STDERR:  # they were closed; but they are given away to whoever is started
-        low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
-        os.close(low)
+    fd = above_standard(_memory(os.path.basename(path)))
     with open(fd, "wb", closefd=False) as copy:
         copy.write(content)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    variables = {}
+    folders = [os.environ.get("LD_LIBRARY_PATH")]
     if b"$ORIGIN" in content:  # its libraries lie beside it, and in memory there is no beside: ld.so(8)
-        beside = os.path.join(os.path.dirname(os.path.dirname(path)), "lib")
-        variables["LD_LIBRARY_PATH"] = ":".join(filter(None, (beside, os.environ.get("LD_LIBRARY_PATH"))))
-    return Program(fd, variables)
+        folders.insert(0, os.path.join(os.path.dirname(os.path.dirname(path)), "lib"))
+    libraries = ":".join(filter(None, folders))
+    return Program(fd, {"LD_LIBRARY_PATH": libraries} if libraries else {})
+
+
+def above_standard(fd: int) -> int:
+    """A descriptor to be inherited: another one where it took the place of a standard stream, which was closed here.
+
+    Whoever is started gets standard streams of its own there.
+    """
+    if fd > _STDERR:
+        return fd
+    above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+    os.close(fd)
+    return above
 
 
 def _memory(name: str) -> int:

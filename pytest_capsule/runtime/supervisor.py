@@ -177,19 +177,20 @@ class Supervisor:
             return self._control
 
     def _start(self) -> socket.socket:
-        ours, theirs = channel.pair()
-        engine = os.pidfd_open(os.getpid())
+        ours, other = channel.pair()
+        theirs = program.above_standard(other.detach())
+        engine = program.above_standard(os.pidfd_open(os.getpid()))
         self._stderr = os.memfd_create("supervisor-stderr")
         python = program.sealed(sys.executable)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         try:
-            start = _START.format(package_parent, theirs.fileno(), engine, python.fd)
+            start = _START.format(package_parent, theirs, engine, python.fd)
             self._process = subprocess.Popen(
                 # -X utf8: names of files are sent as UTF-8 means them, whatever the locale here is
                 [sys.executable, "-I", "-S", "-X", "utf8", "-c", start],
                 executable=f"/proc/self/fd/{python.fd}",
-                env={**os.environ, **python.variables},
-                pass_fds=(theirs.fileno(), engine, python.fd),
+                env=python.variables,  # not the caller's: a container may be allowed to look into its init
+                pass_fds=(theirs, engine, python.fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -205,9 +206,8 @@ class Supervisor:
                 hint="as root: sysctl -w vm.memfd_noexec=0",
             ) from None
         finally:
-            theirs.close()
-            os.close(engine)
-            os.close(python.fd)
+            for fd in (theirs, engine, python.fd):
+                os.close(fd)
         try:
             channel.send(ours, {"ids": self.ids.kind, "mountpoint": str(self._mountpoint), "blanks": _BLANKS})
             if self.ids.kind == "range":

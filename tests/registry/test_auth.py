@@ -129,7 +129,10 @@ def test_a_token_server_that_refuses(guarded, tokens, connect, home):
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"token": 1}', b'{"token": "a\\nb"}', b'{"token": ""}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", pytest.param(b"[" * 5000, id="too deep"), b'{"token": 1}', b'{"token": "a\\nb"}', b'{"token": ""}'],
+)
 def test_a_token_server_that_gives_none(guarded, tokens, connect, body):
     tokens.always["GET /token"] = lambda handler: handler.reply(200, body)
     with pytest.raises(RegistryError, match=f"its token server {tokens.host} gave no token"):
