@@ -17,6 +17,7 @@ from typing import Any
 
 from pytest_capsule import mounts
 from pytest_capsule._linux import capabilities, channel
+from pytest_capsule.archive import xattrs
 from pytest_capsule.build.folders import Status
 from pytest_capsule.build.steps import Command
 from pytest_capsule.errors import CommandNotFound
@@ -96,20 +97,22 @@ class ContainerWorkshop:
         self._gather(tree, scratch)
         return code
 
-    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> None:
-        """COPY and ADD."""
+    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> list[str]:
+        """COPY and ADD; returns what the image lacks to know the owner."""
         unpacks = any(source["unpack"] for source in message["sources"])
         with self._container(self._bare(tree, scratch, modules=(_UNPACKER,) if unpacks else ())) as container:
-            container.place(message, roots)
+            lacks = container.place(message, roots)
             self._stacking.gather(container, scratch)
         self._gather(tree, scratch)
+        return lacks
 
-    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
-        """WORKDIR."""
+    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> list[str]:
+        """WORKDIR; returns what the image lacks to know the owner."""
         with self._container(self._bare(tree, scratch)) as container:
-            container.make_directory(path, user=user)
+            lacks = container.make_directory(path, user=user)
             self._stacking.gather(container, scratch)
         self._gather(tree, scratch)
+        return lacks
 
     @contextlib.contextmanager
     def open_tree(self, tree: Tree) -> Iterator[TreeFolder]:
@@ -194,6 +197,14 @@ class TreeFolder:
         message = {"op": "open", "path": f"/{path}", "flags": os.O_RDONLY | os.O_NOFOLLOW, "mode": 0}
         return channel.call(self._container.requests, message)[1][0]
 
+    def attributes(self, path: str) -> dict[str, bytes]:
+        """The extended attributes of a directory that a copy of it has too."""
+        fd = self.open(path)
+        try:
+            return xattrs.read(fd)
+        finally:
+            os.close(fd)
+
     def open_root(self) -> int:
         """A descriptor (``O_PATH``) of the root directory."""
         return self._container.open_root()
@@ -206,6 +217,9 @@ class TreeFolder:
             st_size=entry["size"],
             st_mtime_ns=entry["mtime_ns"],
             st_rdev=entry["rdev"],
+            st_dev=entry["dev"],
+            st_ino=entry["ino"],
+            st_nlink=entry["nlink"],
         )
 
 

@@ -37,7 +37,18 @@ FLOORS = {
     "shared_cache": {"errors", "build", "distribution", "oci", "store"},
     "stacking": {"errors", "runtime", "store"},
     "mounts": {"errors", "_linux", "build", "network", "runtime", "store"},
-    "workshop": {"errors", "_linux", "build", "locations", "mounts", "network", "runtime", "stacking", "store"},
+    "workshop": {
+        "errors",
+        "_linux",
+        "archive",
+        "build",
+        "locations",
+        "mounts",
+        "network",
+        "runtime",
+        "stacking",
+        "store",
+    },
     "progress": {"errors", "build", "distribution"},
 }
 BELOW_ENGINE = set(FLOORS)

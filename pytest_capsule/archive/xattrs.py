@@ -16,8 +16,8 @@ _OF_THE_PLACE = ("security.", "trusted.", "user.overlay.", ownership.XATTR)
 _UNSUPPORTED = (errno.ENOTSUP, errno.EPERM)
 
 
-def read(file: int) -> dict[str, bytes]:
-    """Those of an open file, by name."""
+def read(file: int | str) -> dict[str, bytes]:
+    """Those of an open file, or of what is at a path, by name."""
     try:
         names = os.listxattr(file)
     except OSError as error:

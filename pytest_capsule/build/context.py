@@ -19,6 +19,7 @@ from pytest_capsule.build.folders import Folder, Status
 from pytest_capsule.build.patterns import compile_pattern, has_wildcard
 from pytest_capsule.build.sieve import Judgement, Sieve
 from pytest_capsule.dockerfile.dockerignore import IgnoreRules, Verdict
+from pytest_capsule.dockerfile.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ _CHUNK = 1 << 20
 # A file changed again within the clock tick of its last change keeps its times; so what was changed just before it was
 # read is not remembered (as git does with its index). 20 ms is twice the coarsest tick of Linux.
 _TICK = 20_000_000
+_READ_FROM = "fd"  # kinds of entries whose origin is only where they are read from
 _LINKS = 40  # what the kernel itself follows in one path, MAXSYMLINKS
 
 _KINDS = {
@@ -39,6 +41,7 @@ _KINDS = {
     stat.S_IFIFO: "p",
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
+    stat.S_IFSOCK: "s",
 }
 
 
@@ -47,9 +50,9 @@ class Entry:
     """One file, directory, link or node to be copied.
 
     ``path`` is relative to its source. ``kind`` is ``f`` for a file (``origin``: its path in the context), ``d`` for a
-    directory, ``l`` for a symlink (its target), ``h`` for one more name of a file (the path of the earlier entry),
-    ``p`` for a FIFO, ``c`` and ``b`` for devices (their number). ``digest`` is of a file's content and its extended
-    attributes.
+    directory (its path too, where it has extended attributes), ``l`` for a symlink (its target), ``h`` for one more
+    name of a file (the path of the earlier entry), ``p`` for a FIFO, ``c`` and ``b`` for devices (their number), ``s``
+    for a socket, of which an empty file is left. ``digest`` is of a file's content and of extended attributes.
     """
 
     path: str
@@ -140,12 +143,32 @@ class Context:
             return tuple(replace(entry, path=SUBTREE) for entry in source.entries)
         resolved = self._resolve(path)
         top = self._entry(resolved, SUBTREE, self.folder.status(resolved), {})
-        assert top is not None
         return (top, *(entry.beneath(SUBTREE) for entry in source.entries))
 
+    def suggestion(self, path: str) -> str | None:
+        """The hint that names what is spelt nearly as the first part of a path that is not there, or ``None``."""
+        folder = ""
+        for part in posixpath.normpath("/" + path).lstrip("/").split("/"):
+            try:
+                there = [posixpath.join(folder, name) for name, _ in self.folder.entries(self._resolve(folder))]
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            folder = posixpath.join(folder, part)
+            if folder not in there:
+                known = [one for one in there if not self._rules.verdict(one).ignored]
+                return did_you_mean(part, map(posixpath.basename, known), beneath=posixpath.dirname(folder))
+        return None
+
     def _paths(self, pattern: str) -> list[str]:
+        """What a pattern names, nothing where nothing matches; the folders before its first wildcard must be there."""
         path = posixpath.normpath("/" + pattern).lstrip("/")
-        return list(self._expand("", path.split("/"))) if has_wildcard(path) else [path]
+        if not has_wildcard(path):
+            return [path]
+        parts = path.split("/")
+        plain = next(number for number, part in enumerate(parts) if has_wildcard(part))
+        folder = "/".join(parts[:plain])
+        self._resolve(folder)
+        return list(self._expand(folder, parts[plain:]))
 
     def _expand(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
         expression = compile_pattern(parts[0])
@@ -170,8 +193,7 @@ class Context:
         name = posixpath.basename(path)
         if stat.S_ISDIR(info.st_mode):
             return Source(name, True, tuple(self._walk(resolved, "", sieve, Judgement(verdict), {})))
-        entry = self._entry(resolved, name, info, {})
-        return Source(name, False, () if entry is None else (entry,))
+        return Source(name, False, (self._entry(resolved, name, info, {}),))
 
     def _resolve(self, path: str) -> str:
         """Follow the symlinks of a source path as a chroot in the context would."""
@@ -207,8 +229,6 @@ class Context:
             if not judgement.taken and not (is_folder and sieve.may_take_within(path, judgement)):
                 continue
             entry = self._entry(full, path, info, seen)
-            if entry is None:
-                continue
             if not judgement.taken:
                 below = list(self._walk(top, path, sieve, judgement, seen))
                 if below:  # a file that is taken brings the folders on its way along
@@ -227,13 +247,8 @@ class Context:
         is_folder = stat.S_ISDIR(self.folder.status(verdict.path).st_mode)
         return not (is_folder and self._rules.may_contain_kept(verdict))
 
-    def _entry(
-        self, full: str, path: str, info: os.stat_result | Status, seen: dict[tuple[int, int], str]
-    ) -> Entry | None:
-        """One file's entry; ``None`` for a socket, which nobody could connect to (``fsutil`` leaves it out too)."""
-        kind = _KINDS.get(stat.S_IFMT(info.st_mode))
-        if kind is None:
-            return None
+    def _entry(self, full: str, path: str, info: os.stat_result | Status, seen: dict[tuple[int, int], str]) -> Entry:
+        kind = _KINDS[stat.S_IFMT(info.st_mode)]
         uid, gid = (info.st_uid, info.st_gid) if self._keep_owners else (0, 0)
         mode, origin, digest = stat.S_IMODE(info.st_mode), "", ""
         if kind == "f":
@@ -242,6 +257,9 @@ class Context:
                 first = seen.setdefault((info.st_dev, info.st_ino), path)
                 if first != path:
                     kind, origin = "h", first
+        elif kind == "d":
+            digest = self._digest_of_attributes(full)
+            origin = full if digest else ""
         elif kind == "l":
             mode, origin = 0o777, self.folder.target(full)
         elif kind in "cb":
@@ -265,6 +283,11 @@ class Context:
             self.memory[full] = [*state, digest.hexdigest()]
         return digest.hexdigest()
 
+    def _digest_of_attributes(self, directory: str) -> str:
+        """Empty where it has none."""
+        attributes = self.folder.attributes(directory)
+        return hashlib.sha256(repr(attributes).encode()).hexdigest() if attributes else ""
+
 
 def fingerprint(sources: Sequence[Source]) -> str:
     """What COPY's cache key takes of its sources: names, kinds, modes, owners, link targets, contents; never a time."""
@@ -272,7 +295,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
     for source in sources:
         digest.update(repr((source.name if not source.directory else "", source.directory)).encode())
         for entry in source.entries:
-            target = "" if entry.kind == "f" else entry.origin
+            target = "" if entry.kind in _READ_FROM else entry.origin
             line = (entry.path, entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest)
             digest.update(repr(line).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -284,7 +307,7 @@ def contents(sources: Sequence[Source]) -> dict[str, str]:
     for source in sources:
         for entry in source.entries:
             path = entry.origin if entry.kind == "f" else posixpath.join(source.name, entry.path)
-            target = "" if entry.kind == "f" else entry.origin
+            target = "" if entry.kind in _READ_FROM else entry.origin
             line = repr((entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest))
             found[path] = hashlib.sha256(line.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return found

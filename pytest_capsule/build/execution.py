@@ -107,6 +107,11 @@ class Execution:
         self.tell(label.event("cached", seconds=seconds))
         return Result(self._store.layer(record["layer"]) if record["layer"] else None, record["created"], seconds)
 
+    def tell_failure(self, label: Label, failure: StepFailed) -> None:
+        """Tell of a step that failed before it could be looked for in the cache."""
+        self.tell(label.event("start"))
+        self.tell(label.event("failed", text=failure.reason, seconds=0.0))
+
     def _recall(self, key: str) -> dict[str, Any] | None:
         return None if self._no_cache else self._store.step(key)
 

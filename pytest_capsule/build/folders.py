@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_capsule.archive import xattrs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -21,10 +23,10 @@ class Status:
     st_size: int
     st_mtime_ns: int
     st_rdev: int
+    st_dev: int
+    st_ino: int
+    st_nlink: int
     st_ctime_ns: int = 0
-    st_ino: int = 0
-    st_dev: int = 0
-    st_nlink: int = 1
 
 
 class Folder(Protocol):
@@ -41,6 +43,9 @@ class Folder(Protocol):
 
     def open(self, path: str) -> int:
         """A descriptor of a file, to be read."""
+
+    def attributes(self, path: str) -> dict[str, bytes]:
+        """The extended attributes of a directory that a copy of it has too."""
 
     def open_root(self) -> int:
         """A descriptor (``O_PATH``) of the root directory."""
@@ -78,6 +83,11 @@ class HostFolder:
         """A descriptor of a file, to be read."""
         with self._named(path):
             return os.open(self._at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def attributes(self, path: str) -> dict[str, bytes]:
+        """The extended attributes of a directory that a copy of it has too."""
+        with self._named(path):
+            return xattrs.read(self._at(path))
 
     def open_root(self) -> int:
         """A descriptor (``O_PATH``) of the root directory."""

@@ -28,8 +28,8 @@ class Mode:
         is_octal = re.fullmatch("[0-7]+", text) and int(text, 8) <= 0o7777
         if not is_octal and not all(_CLAUSE.fullmatch(clause) for clause in text.split(",")):
             raise DockerfileError(
-                f"--chmod={text}: it takes an octal number up to 07777, or the words of chmod",
-                hint="for instance --chmod=755 or --chmod=u=rwX,go=rX",
+                f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777",
+                hint="for instance --chmod=755, or in the words of chmod --chmod=u=rwX,go=rX",
             )
         return cls(text)
 

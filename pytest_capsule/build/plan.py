@@ -85,7 +85,8 @@ def platform_arguments(target: Platform) -> dict[str, str]:
 
 def global_arguments(dockerfile: Dockerfile, request: Request) -> dict[str, str]:
     """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM."""
-    values = {**platform_arguments(request.platform), "TARGETSTAGE": request.target or "default"}
+    last = dockerfile.stages[-1].name if dockerfile.stages else ""
+    values = {**platform_arguments(request.platform), "TARGETSTAGE": request.target or last or "default"}
     for arg in dockerfile.meta_args:
         resolved = arg.resolve(Expander(values, escape=dockerfile.escape), request.build_args)
         values.update({name: value for name, value in resolved if value is not None})

@@ -65,7 +65,8 @@ def request(
         folder, dockerfile = folder.parent, folder.name
     if not folder.is_dir():
         raise UsageError(f"build: no such folder: {folder}", hint="the context is the folder that COPY takes from")
-    candidates = [folder / "Dockerfile"] if dockerfile is None else [folder / dockerfile, Path(dockerfile)]
+    names = ("Dockerfile", "dockerfile") if dockerfile is None else (dockerfile, Path.cwd() / dockerfile)
+    candidates = [folder / name for name in names]
     for candidate in candidates:
         if candidate.is_file():
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
@@ -73,7 +74,8 @@ def request(
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
             given, agents, here = check_secrets(secrets or {}), find_agents(ssh), Platform.here()
             built_for = here if platform is None else Platform.parse(platform, host=here)
-            return Request(folder.resolve(), candidate.resolve(), target, arguments, no_cache, given, agents, built_for)
+            named = candidate.parent.resolve() / candidate.name  # a symlink by its own name: so is its .dockerignore
+            return Request(folder.resolve(), named, target, arguments, no_cache, given, agents, built_for)
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
     )

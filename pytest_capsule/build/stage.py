@@ -6,7 +6,7 @@ and of what BuildKit takes (never a time). Source: ``dockerfile2llb/convert.go``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatchmethod
 from pathlib import Path
@@ -18,7 +18,7 @@ from pytest_capsule.build.context import Context
 from pytest_capsule.build.epoch import Epoch
 from pytest_capsule.build.execution import Execution, Output, StepFailed, Work, step_key
 from pytest_capsule.build.failure import StageFailed
-from pytest_capsule.build.labels import Numbering, shown
+from pytest_capsule.build.labels import Label, Numbering, shown
 from pytest_capsule.build.mounts import RunMounts
 from pytest_capsule.build.reasons import Reasons, StageReasons, Step
 from pytest_capsule.build.remotes import Remotes
@@ -180,8 +180,8 @@ class Stage:
             return
         user = owner(self.config.config.user)
 
-        def work(scratch: Path, _: Output) -> None:
-            self.around.workshop.make_directory(self.tree, scratch, path, user)
+        def work(scratch: Path, output: Output) -> None:
+            _warn(self.around.workshop.make_directory(self.tree, scratch, path, user), output)
 
         self._change_files(instruction, f"WORKDIR {path}", {"mkdir": path, "user": user}, work)
 
@@ -218,13 +218,14 @@ class Stage:
     def _(self, instruction: ins.Transfer) -> None:
         with Remotes(self.around.store, self.around.secrets, self.around.agents) as remotes:
             try:
-                placement = Placement.of(instruction, self.around, remotes, self._workdir())
+                placement = Placement.of(instruction, self.around, remotes, self._workdir(), self.tree)
                 inputs = placement.inputs()
             except StepFailed as failure:
+                self.around.execution.tell_failure(self._label(instruction), failure)
                 raise self._failed(instruction, failure) from None
 
-            def work(scratch: Path, _: Output) -> None:
-                placement.carry_out(self.around.workshop, Tree() if placement.link else self.tree, scratch)
+            def work(scratch: Path, output: Output) -> None:
+                _warn(placement.carry_out(self.around.workshop, scratch), output)
 
             said = history.transfer(instruction)
             self._change_files(
@@ -260,10 +261,8 @@ class Stage:
         key = step_key(self.key, inputs)
         link_key = step_key("", inputs) if link else ""
         step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents, link_key)
-        name = shown(instruction, self.variables, self.around.escape)
-        label = self.numbering.next(name, instruction.line, is_trigger=self.in_trigger)
         try:
-            result = self.around.execution.obtain(step, label, work, self.reasons)
+            result = self.around.execution.obtain(step, self._label(instruction), work, self.reasons)
         except StepFailed as failure:
             raise self._failed(instruction, failure) from None
         self.reasons.is_done(step)
@@ -272,6 +271,10 @@ class Stage:
         if result.layer is not None:
             self.tree = replace(self.tree, layers=(*self.tree.layers, result.layer))
         self._note(said, layer=result.layer is not None)
+
+    def _label(self, instruction: ins.Instruction) -> Label:
+        name = shown(instruction, self.variables, self.around.escape)
+        return self.numbering.next(name, instruction.line, is_trigger=self.in_trigger)
 
     def _failed(self, instruction: ins.Instruction, failure: StepFailed) -> StageFailed:
         """What is left of the stage: it as it was, and with what the command has written and the variables it saw."""
@@ -291,6 +294,12 @@ class Stage:
 def _dated(store: Store, work: Work, seconds: int, scratch: Path, output: Output, *, older: bool) -> None:
     work(scratch, output)
     store.date(scratch / "fs", seconds, older=older)
+
+
+def _warn(lacks: Sequence[str], output: Output) -> None:
+    """Say what an image lacks to know an owner."""
+    for lack in lacks:
+        output(f"warning: {lack}: root is taken, as BuildKit does\n")
 
 
 def _run(workshop: Workshop, tree: Tree, command: Command, mounts: RunMounts, scratch: Path, output: Output) -> None:

@@ -90,11 +90,17 @@ class Workshop(Protocol):
     def run(self, tree: Tree, scratch: Path, command: Command, output: Callable[[str], None]) -> int:
         """Run a command and hand over its output as it comes; returns its exit code."""
 
-    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> None:
-        """Place files: the message is that of ``runtime.placement.place``."""
+    def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> list[str]:
+        """Place files: the message is that of ``runtime.placement.place``.
 
-    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> None:
-        """``mkdir -p``; what had to be made belongs to ``user`` (``user[:group]``, root when empty)."""
+        Returns what the tree lacks to know the owner, who is root then.
+        """
+
+    def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> list[str]:
+        """``mkdir -p``; what had to be made belongs to ``user`` (``user[:group]``, root when empty).
+
+        Returns what the tree lacks to know that user, who is root then.
+        """
 
     def open_tree(self, tree: Tree) -> AbstractContextManager[Folder]:
         """The files of a tree, to copy from."""

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import os
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.build.context import EXCLUDED, Context, Source
+from pytest_capsule.build.execution import StepFailed
 from pytest_capsule.build.modes import Mode
 from pytest_capsule.build.parts import ContextFiles, Heredocs, Part, Piece, TreeFiles
 from pytest_capsule.dockerfile import instructions as ins
+from pytest_capsule.store.image import Tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,20 +23,21 @@ if TYPE_CHECKING:
     from pytest_capsule.build.remotes import Remotes
     from pytest_capsule.build.stage import Surroundings
     from pytest_capsule.build.steps import Workshop
-    from pytest_capsule.store.image import Tree
 
 _CONTEXT = "the build context"
+_NEW_FOLDER = 0o755
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """One COPY or ADD, worked out: sources are found and hashed, nothing is placed yet.
 
-    ``destination`` is absolute and ends in a slash where a directory is meant. ``owner`` is ``user[:group]``, empty to
-    keep the sources' own, ``mode`` the words of ``--chmod``. ``link``: it goes into a layer of its own that knows
-    nothing of what lies below.
+    ``tree`` is what they are placed on, nothing where ``link`` wants a layer of its own that knows nothing of what lies
+    below. ``destination`` is absolute and ends in a slash where a directory is meant. ``owner`` is ``user[:group]``,
+    empty to keep the sources' own, ``mode`` the words of ``--chmod``.
     """
 
+    tree: Tree
     parts: tuple[Part, ...]
     destination: str
     owner: str
@@ -41,18 +45,27 @@ class Placement:
     link: bool
 
     @classmethod
-    def of(cls, instruction: ins.Transfer, around: Surroundings, remotes: Remotes, workdir: str) -> Placement:
-        """Work out an expanded instruction; ``DockerfileError`` for what is not in the context or cannot be meant."""
+    def of(
+        cls, instruction: ins.Transfer, around: Surroundings, remotes: Remotes, workdir: str, tree: Tree
+    ) -> Placement:
+        """Work out an expanded instruction; ``DockerfileError`` for what cannot be meant.
+
+        ``StepFailed``, here and from ``inputs``, for what is not there.
+        """
         _check(instruction)
         with instruction.origin.placing():
             mode = Mode.parse(instruction.chmod) if instruction.chmod else None
         link = instruction.link and mode is None  # convert_copy.go: --chmod undoes --link
-        if link and not instruction.chown.replace(":", "").isdecimal() and instruction.chown:
+        if link:
+            tree = Tree()
+        if not tree.layers and not tree.host_directories and re.search("[^0-9:]", instruction.chown):
+            place = "--link" if link else "scratch"
             raise instruction.origin.error(
-                f"--chown={instruction.chown} with --link: there are no names, for there is no /etc/passwd beneath",
+                f"--chown={instruction.chown} with {place}: there are no names, for there is no /etc/passwd beneath",
                 hint="write the numbers of the user and the group",
             )
         return cls(
+            tree,
             _parts(instruction, around, remotes),
             _destination(instruction, workdir),
             owner(instruction.chown),
@@ -79,18 +92,23 @@ class Placement:
         """A digest for each path, to say later which of them has changed."""
         return {path: digest for part in self.parts for path, digest in part.contents().items()}
 
-    def carry_out(self, workshop: Workshop, tree: Tree, scratch: Path) -> None:
-        """Place it all on ``tree``."""
+    def carry_out(self, workshop: Workshop, scratch: Path) -> list[str]:
+        """Place it all; returns what the tree lacks to know the owner."""
         with contextlib.ExitStack() as opened:
             pieces = [piece for part in self.parts for piece in part.pieces(opened, scratch)]
             contexts = list(dict.fromkeys(piece.context for piece in pieces))
             message = {
                 "dest": self.destination,
                 "user": self.owner or None,
+                "parents_mode": self._parents_mode(),
                 "sources": [self._message(piece, contexts.index(piece.context)) for piece in pieces],
             }
             roots = [_held(context.folder.open_root(), opened) for context in contexts]
-            workshop.place(tree, scratch, message, roots)
+            return workshop.place(self.tree, scratch, message, roots)
+
+    def _parents_mode(self) -> int:
+        """The mode of folders that have to be made: they take part in ``--chmod``, but for setuid and its like."""
+        return _NEW_FOLDER if self.mode is None else self.mode.applied(_NEW_FOLDER, directory=True) & 0o777
 
     def _message(self, piece: Piece, root: int) -> dict[str, Any]:
         source = piece.source
@@ -157,28 +175,30 @@ def _destination(instruction: ins.Transfer, workdir: str) -> str:
 
 
 def _find(context: Context, pattern: str, instruction: ins.Transfer) -> list[Source]:
-    place = _CONTEXT
-    if isinstance(instruction, ins.Copy) and instruction.from_:
-        place = instruction.from_
-    hint = None
     exclude = instruction.exclude_rules()
     try:
         if isinstance(instruction, ins.Copy) and instruction.parents:
             return context.find_with_parents(pattern, exclude)
         return context.find(pattern, exclude)
     except ValueError as error:
-        reason = str(error)
+        raise instruction.origin.error(str(error)) from None
     except OSError as error:
-        reason = f"{error.filename or pattern}: {error.strerror}"
-        if error.strerror == EXCLUDED:
-            hint = "change .dockerignore, or copy something else"
-        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
-            reason = f"{pattern}: not found in {place}"
-            if ".." in pattern.split("/"):
-                hint = f"{instruction.keyword} cannot reach outside of {place}; move the file into it"
-            elif pattern.startswith("/") and place == _CONTEXT:
-                hint = f"a path of {instruction.keyword} starts in {place}, not in the host's root"
-    raise instruction.origin.error(reason, hint=hint) from None
+        raise _missing(context, pattern, instruction, error) from None
+
+
+def _missing(context: Context, pattern: str, instruction: ins.Transfer, error: OSError) -> StepFailed:
+    """What is said of a source that is not there, or cannot be read."""
+    if error.strerror == EXCLUDED:
+        return StepFailed(f"{pattern}: {EXCLUDED}", hint="change .dockerignore, or copy something else")
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        return StepFailed(f"{error.filename or pattern}: {error.strerror}")
+    place = instruction.from_ if isinstance(instruction, ins.Copy) and instruction.from_ else _CONTEXT
+    hint = context.suggestion(pattern)
+    if hint is None and ".." in pattern.split("/"):
+        hint = f"{instruction.keyword} cannot reach outside of {place}; move the file into it"
+    elif hint is None and pattern.startswith("/") and place == _CONTEXT:
+        hint = f"a path of {instruction.keyword} starts in {place}, not in the host's root"
+    return StepFailed(f"{pattern}: not found in {place}", hint=hint)
 
 
 def _held(fd: int, opened: contextlib.ExitStack) -> int:

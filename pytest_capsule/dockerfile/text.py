@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -45,13 +46,13 @@ def quote_all(texts: Iterable[str]) -> str:
     return "[" + " ".join(map(quote, texts)) + "]"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """Give the hint that names the ones of ``known`` that look like ``word``, or ``None``."""
+def did_you_mean(word: str, known: Iterable[str], *, beneath: str = "") -> str | None:
+    """Give the hint that names the one of ``known`` that looks like ``word``, as a path if ``beneath`` is a folder."""
     import difflib  # only a refused Dockerfile pays for it
 
-    close = difflib.get_close_matches(word.lower(), {name.lower() for name in known}, n=1)
-    names = [name for name in known if close and name.lower() == close[0]]
-    return f"did you mean {names[0]}?" if names else None
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"did you mean {posixpath.join(beneath, names[close[0]])}?" if close else None
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -75,6 +75,30 @@ def account(user: str) -> Account:
     return Account(uid, gid, tuple(int(row[2]) for row in groups if login in row[3].split(",")), home)
 
 
+def owner(user: str) -> tuple[tuple[int, int], list[str]]:
+    """Whom ``user[:group]`` makes files belong to, and what the image lacks for it.
+
+    The rules are those of BuildKit (``llbsolver/file/user_linux.go``): a name that the image does not have is root's,
+    and a number says nothing about the group.
+    """
+    name, _, group = user.partition(":")
+    uid, gid = 0, 0
+    lacks: list[str] = []
+    try:
+        if name.isdecimal():
+            uid = int(name)
+        elif name:
+            uid, gid, _, _ = _user(name)
+    except OSError as error:
+        lacks.append(str(error.strerror))
+    try:
+        if group:
+            gid = _group(group)
+    except OSError as error:
+        lacks.append(str(error.strerror))
+    return (uid, gid), lacks
+
+
 def _rows(path: str, columns: int, word: str) -> list[list[str]]:
     """The rows with ``word`` in them, in whichever column: most rows are not worth being taken apart."""
     rows = [line.split(":") for line in files.read_small(path).split("\n") if word in line]

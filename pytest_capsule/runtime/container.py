@@ -669,13 +669,18 @@ class Container:
         """
         transfer.copy_out(self._call, self._path(src) + ("/." if src.endswith("/.") else ""), os.fspath(dest))
 
-    def place(self, message: dict[str, Any], roots: Sequence[int]) -> None:
-        """Carry out a COPY or ADD that was worked out already: ``runtime.placement.place`` says what it takes."""
-        self._call({"op": "place", **message}, roots)
+    def place(self, message: dict[str, Any], roots: Sequence[int]) -> list[str]:
+        """Carry out a COPY or ADD that was worked out already: ``runtime.placement.place`` says what it takes.
 
-    def make_directory(self, path: str, *, mode: int = 0o755, user: str = "") -> bool:
-        """``mkdir -p`` inside; whether anything had to be made."""
-        return bool(self._call({"op": "mkdir", "path": path, "mode": mode, "user": user})[0]["made"])
+        Returns what the image lacks to know the owner.
+        """
+        lacks: list[str] = self._call({"op": "place", **message}, roots)[0]["lacks"]
+        return lacks
+
+    def make_directory(self, path: str, *, mode: int = 0o755, user: str = "") -> list[str]:
+        """``mkdir -p`` inside; returns what the image lacks to know the owner of what had to be made."""
+        lacks: list[str] = self._call({"op": "mkdir", "path": path, "mode": mode, "user": user})[0]["lacks"]
+        return lacks
 
     def claim(self, paths: Sequence[str], *, user: str) -> None:
         """Record a user as the owner of files that have no owner on record, where a single id owns them all."""

@@ -74,6 +74,9 @@ def describe(info: os.stat_result) -> dict[str, int]:
         "size": info.st_size,
         "mtime_ns": info.st_mtime_ns,
         "rdev": info.st_rdev,
+        "dev": info.st_dev,
+        "ino": info.st_ino,
+        "nlink": info.st_nlink,
     }
 
 

@@ -267,17 +267,16 @@ class Init:
         return {}, [files.open_file(message["path"], message["flags"], message["mode"])]
 
     def _mkdir(self, message: channel.Message, _: list[int]) -> Reply:
-        who = commands.account(message["user"])
-        return {"made": files.make_directories(message["path"], message["mode"], (who.uid, who.gid))}, []
+        owner, lacks = commands.owner(message["user"])
+        files.make_directories(message["path"], message["mode"], owner)
+        return {"lacks": lacks}, []
 
     def _place(self, message: channel.Message, roots: list[int]) -> Reply:
-        owner = None
-        if message["user"] is not None:
-            who = commands.account(message["user"])
-            # BuildKit: a user given without a group owns with the group of the same number, not the one in passwd
-            owner = [who.uid, who.gid]
-        placement.place({**message, "owner": owner, "parents_owner": owner or [0, 0]}, roots)
-        return {}, []
+        parents_owner, lacks = commands.owner(message["user"] or "")
+        owner = None if message["user"] is None else parents_owner
+        parents = {"parents_owner": parents_owner, "parents_mode": message.get("parents_mode", 0o755)}
+        placement.place({**message, "owner": owner, **parents}, roots)
+        return {"lacks": lacks}, []
 
     def _claim(self, message: channel.Message, _: list[int]) -> Reply:
         who = commands.account(message["user"])

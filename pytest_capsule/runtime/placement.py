@@ -17,6 +17,7 @@ import errno
 import os
 import posixpath
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import constants, inroot, ownership, syscalls
@@ -24,7 +25,7 @@ from pytest_capsule.archive import xattrs
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _BENEATH = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS
 
@@ -33,34 +34,42 @@ def place(message: dict[str, Any], roots: list[int]) -> None:
     """Carry out one COPY, ADD or ``copy_in``.
 
     ``message``: ``dest`` (absolute; a trailing slash means a directory), ``owner`` (uid, gid) or ``None`` to keep the
-    sources' own, ``parents_owner``, and ``sources``: each with ``root`` (index into ``roots``), ``name`` (what a file
-    is called in a directory), ``directory``, ``unpack`` and ``entries`` (relative path, kind, mode, uid, gid, mtime in
-    nanoseconds, and an origin that the kind decides: see ``build.context.Entry``; a folder's own entries come in a row,
-    directories before what they hold; a file source has one entry, or none).
+    sources' own, ``parents_owner`` and ``parents_mode`` of folders that have to be made, and ``sources``: each with
+    ``root`` (index into ``roots``), ``name`` (what a file is called in a directory), ``directory``, ``unpack`` and
+    ``entries`` (relative path, kind, mode, uid, gid, mtime in nanoseconds, and an origin that the kind decides: see
+    ``build.context.Entry``; a folder's own entries come in a row, directories before what they hold; a file source has
+    one entry).
     """
     destination: str = message["dest"]
-    parents_owner = tuple(message["parents_owner"])
     with files._opened_root() as root:
+        make_parents = partial(
+            inroot.make_directories, root, mode=message["parents_mode"], owner=message["parents_owner"]
+        )
         if destination.endswith("/") and message["sources"]:
-            inroot.make_directories(root, destination, owner=parents_owner)
+            make_parents(destination)
         for source in message["sources"]:
-            _place_source(source, roots[source["root"]], root, destination, message["owner"], parents_owner)
+            _place_source(source, roots[source["root"]], root, destination, message["owner"], make_parents)
 
 
 def _place_source(
-    source: dict[str, Any], origin: int, root: int, destination: str, owner: list[int] | None, parents_owner: Any
+    source: dict[str, Any],
+    origin: int,
+    root: int,
+    destination: str,
+    owner: tuple[int, int] | None,
+    make_parents: Callable[[str], object],
 ) -> None:
     if source["unpack"]:
-        inroot.make_directories(root, destination, owner=parents_owner)
+        make_parents(destination)
         _unpack(source["entries"][0][6], origin, root, destination, owner)
     elif source["directory"]:
-        inroot.make_directories(root, destination, owner=parents_owner)
+        make_parents(destination)
         with _directory(root, destination) as target:
             _place_tree(source["entries"], origin, target, owner)
-    elif source["entries"]:
+    else:
         if _is_directory(root, destination):
             destination = posixpath.join(destination, source["name"])
-        inroot.make_directories(root, posixpath.dirname(destination), owner=parents_owner)
+        make_parents(posixpath.dirname(destination))
         destination = _follow(root, destination)
         with inroot.parent(root, destination) as (parent, name):
             _place_entry(source["entries"][0], name, parent, origin, owner)
@@ -99,7 +108,7 @@ def _directory(root: int, path: str) -> Any:
         os.close(fd)
 
 
-def _place_tree(entries: list[list[Any]], origin: int, target: int, owner: list[int] | None) -> None:
+def _place_tree(entries: list[list[Any]], origin: int, target: int, owner: tuple[int, int] | None) -> None:
     directories: list[tuple[str, int]] = []
     folder, parent = "", os.dup(target)
     try:
@@ -138,11 +147,12 @@ def _link(first: str, target: int, name: str, parent: int) -> None:
         os.close(folder)
 
 
-def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: list[int] | None) -> None:
+def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: tuple[int, int] | None) -> None:
     path, kind, mode, uid, gid, mtime, link = entry
     attributes: dict[str, bytes] = {}
     if kind == "d":
         _make_directory(name, parent, path)
+        attributes = _attributes(link, origin) if link else {}
     else:
         _make_room(name, parent)
         if kind == "f":
@@ -151,6 +161,8 @@ def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: l
             os.symlink(link, name, dir_fd=parent)
         elif kind == "p":
             os.mkfifo(name, 0o600, dir_fd=parent)
+        elif kind == "s":
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent))
         else:
             os.mknod(name, 0o600 | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK), int(link), dir_fd=parent)
     ownership.give(parent, name, *(owner or (uid, gid)))
@@ -159,6 +171,14 @@ def _place_entry(entry: list[Any], name: str, parent: int, origin: int, owner: l
     if attributes:  # and it takes away capabilities
         _give_attributes(name, parent, attributes)
     os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+
+def _attributes(path: str, origin: int) -> dict[str, bytes]:
+    read = _open_source(path, origin)
+    try:
+        return xattrs.read(read)
+    finally:
+        os.close(read)
 
 
 def _give_attributes(name: str, parent: int, attributes: dict[str, bytes]) -> None:
@@ -243,7 +263,7 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _unpack(path: str, origin: int, root: int, destination: str, owner: list[int] | None) -> None:
+def _unpack(path: str, origin: int, root: int, destination: str, owner: tuple[int, int] | None) -> None:
     from pytest_capsule.archive import unpack
     from pytest_capsule.archive.compression import Broken
 
@@ -252,6 +272,6 @@ def _unpack(path: str, origin: int, root: int, destination: str, owner: list[int
         _directory(root, destination) as target,
     ):
         try:
-            unpack.unpack(archive, target, owner=None if owner is None else lambda _: (owner[0], owner[1]))
+            unpack.unpack(archive, target, owner=None if owner is None else lambda _: owner)
         except Broken as error:
             raise OSError(errno.EINVAL, f"the archive is broken: {error}", path) from None

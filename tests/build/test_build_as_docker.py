@@ -1,7 +1,7 @@
-"""COPY, ADD and the image config beside Docker's: its BuildKit and its classic builder, file by file, field by field.
+"""COPY, ADD and the image config beside Docker's builders and buildah, file by file, field by field.
 
-The peer is dockerd 20.10 or newer, built-in frontend, with no network. Where its two builders differ from each other,
-BuildKit is what counts, and ``CLASSIC_DIFFERS`` says in what.
+The peers are dockerd 20.10 or newer, built-in frontend, with no network, and buildah. Where they differ from each
+other, BuildKit is what counts, and ``CLASSIC_DIFFERS`` and ``BUILDAH_DIFFERS`` say in which cases.
 """
 
 import hashlib
@@ -9,11 +9,12 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 
 import pytest
-from peers import docker_daemon, without
+from peers import docker_daemon, peer, without
 
 from pytest_capsule import Engine
 
@@ -38,6 +39,7 @@ BASE = {
     "capable": (b"program", 0, 0, {"security.capability": CAPABILITY, "user.colour": "blue"}),
     "loop": "loop",
 }
+BEGINNING = "FROM scratch\nADD base.tar /\nENV IN_BASE=1\nCMD of the base\n"
 CASES = {
     "file to a name": "COPY top.txt /new",
     "file to a folder": "COPY top.txt /new/",
@@ -81,14 +83,18 @@ CASES = {
     "owner by one number": "COPY --chown=5 tree /new/deep",
     "owner by name": "COPY --chown=user tree /new",
     "owner by names": "COPY --chown=user:staff top.txt /new/deep/",
+    "owner that nobody is": "COPY --chown=nobody:staff top.txt /new",
+    "group that is none": "COPY --chown=user:none top.txt /new",
+    "socket": "COPY special /new",
     "mode": "COPY --chmod=711 tree /dir",
-    "mode of a file": "COPY --chmod=0600 top.txt /new/",
+    "mode of a file": "COPY --chmod=0600 top.txt /dir/",
     "later over earlier": "COPY tree /new\nCOPY other /new",
     "file over a folder of before": "COPY tree/sub /new/sub\nCOPY top.txt /new/sub/deep2",
     "from a stage": "FROM scratch AS s\nCOPY tree /t\nFROM base\nCOPY --from=s /t /new",
     "from a stage through links": "FROM base AS s\nFROM base\nCOPY --from=s /to_dir/ /new",
     "from a stage a link": "FROM base AS s\nFROM base\nCOPY --from=s /to_file /new",
     "from a stage with owners": "FROM base AS s\nFROM base\nCOPY --from=s /dir /new",
+    "from a stage hard links": "FROM base AS s\nCOPY hard /hard\nFROM base\nCOPY --from=s /hard /new",
     "from a stage to an existing folder": "FROM base AS s\nFROM scratch\nCOPY --from=s / /",
     "from a stage with attributes": "FROM base AS s\nFROM base\nCOPY --from=s /capable /new\n",
     "attributes of the context": "COPY coloured /new",
@@ -104,6 +110,7 @@ CASES = {
     "workdir": "WORKDIR /new/deep\nWORKDIR er",
     "workdir through a link": "WORKDIR /to_dir/new",
     "workdir of a user": "USER user\nWORKDIR /home/user/x",
+    "workdir of nobody": "USER nobody\nWORKDIR /new",
 }
 REFUSED = {
     "missing": "COPY missing /",
@@ -113,6 +120,8 @@ REFUSED = {
     "left out": "COPY ignored.txt /",
     "file over a folder": "COPY top.txt /dir/sub/../../dir/sub/file/",
     "folder over a file": "COPY tree /file",
+    "wildcard in a folder that is not there": "COPY no/such* /",
+    "name on nothing": "FROM scratch\nCOPY --chown=user top.txt /",
     "link that turns in circles": "COPY top.txt /loop/",
     "missing in a stage": "FROM scratch AS s\nFROM base\nCOPY --from=s /missing /",
 }
@@ -163,6 +172,8 @@ def fill(context):
     (context / "empty").mkdir(mode=0o711)
     (context / "hard/second").hardlink_to(context / "hard/first")
     (context / "links").mkdir()
+    (context / "special").mkdir()
+    os.mknod(context / "special/socket", 0o640 | stat.S_IFSOCK)
     links = {
         "link": "top.txt",
         "linkdir": "tree",
@@ -314,7 +325,7 @@ class Refused(Exception):
 
 def begin(build, context):
     (context / "base.tar").write_bytes(archive("w", BASE))
-    build("FROM scratch\nADD base.tar /\nENV IN_BASE=1\nCMD of the base\n", "base")
+    build(BEGINNING, "base")
     (context / "base.tar").unlink()
 
 
@@ -343,6 +354,8 @@ CLASSIC_DIFFERS = {
     "the whole context",
     "owner by one number",
     "workdir of a user",
+    "workdir of nobody",
+    "socket",
 }
 # The words of the history have changed since BuildKit 0.8, which dockerd 20.10 has.
 OLD_WORDS = {"ports", "health", "health of a program", "no health", "files"}
@@ -356,6 +369,70 @@ def test_the_files_are_those_of_the_classic_builder(name, ours, docker):
         pytest.skip(f"the classic builder refuses it: {error}")
     found, _ = ours(whole(CASES[name]))
     same(found, expected)
+
+
+BUILDAH_DIFFERS = {
+    "file over a link to a file",
+    "file over a dangling link",
+    "the whole context",
+    "several files to a name",
+    "modes",
+    "socket",
+}
+BUILDAH_REFUSES = {
+    "wildcard of files",
+    "name that looks like a wildcard",
+    "owner that nobody is",
+    "group that is none",
+}
+
+
+def test_the_files_are_those_of_buildah(tmp_path, ours, context):
+    """All cases in one build, each a stage whose tree goes into a folder of the last one: that takes seconds."""
+    names = [name for name in CASES if name not in BUILDAH_DIFFERS | BUILDAH_REFUSES]
+    stages = [as_stage(number, whole(CASES[name])) for number, name in enumerate(names)]
+    gathered = [f"COPY --from=case{number} / /{number}/" for number in range(len(names))]
+    buildah(tmp_path, context, "base", BEGINNING)
+    files = buildah(tmp_path, context, "all", "\n".join([*stages, "FROM scratch", *gathered]))
+    for number, name in enumerate(names):
+        found, _ = ours(whole(CASES[name]))
+        same(found, beneath(f"{number}/", files))
+
+
+def as_stage(number, text):
+    """A Dockerfile as stages of a larger one, the last of them called ``case`` and its number."""
+    before, last, after = text.replace(" AS s\n", f" AS s{number}\n").replace("=s ", f"=s{number} ").rpartition("FROM ")
+    base, _, rest = after.partition("\n")
+    return f"{before}{last}{base} AS case{number}\n{rest}"
+
+
+def buildah(room, context, name, text):
+    """The files of what buildah builds, and keeps under that name."""
+    storage = [f"--root={room}/storage", f"--runroot={room}/run", "--storage-driver=vfs"]
+    (context / "buildah.dockerfile").write_text(text)
+    (context / "base.tar").write_bytes(archive("w", BASE))
+    command = [peer("buildah"), *storage, "build", "--quiet", "--isolation=chroot", f"--tag={name}"]
+    done = subprocess.run(
+        [*command, f"--file={context}/buildah.dockerfile", str(context)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    (context / "base.tar").unlink()
+    assert done.returncode == 0, done.stderr
+    saved = room / f"{name}.tar"
+    subprocess.run([peer("buildah"), *storage, "push", "--quiet", name, f"docker-archive:{saved}"], check=True)
+    return read(saved)[0]
+
+
+def beneath(folder, files):
+    """What is in one folder, by the paths there."""
+    found = {path.removeprefix(folder): entry for path, entry in files.items() if path.startswith(folder)}
+    return {
+        path: {key: value.removeprefix(folder) if key == "same as" else value for key, value in entry.items()}
+        for path, entry in found.items()
+    }
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -32,6 +32,24 @@ def test_they_go_along_from_the_context_and_from_a_stage(project, coloured):
         assert attribute(container, "/two") == attribute(container, "/three") == b"blue"
 
 
+def test_those_of_folders_go_along_too(project, coloured):
+    os.setxattr(project.write("dir/sub/file", "x").parent, NAME, b"blue")
+    text = "FROM scratch AS s\nCOPY dir /one\nFROM scratch\nCOPY --from=s / /\n"
+    with project.files(project.build(text)) as container:
+        assert directory_attribute(container, "/one/sub") == b"blue"
+    os.setxattr(project.root / "dir/sub", NAME, b"red")
+    with project.files(project.build()) as container:
+        assert directory_attribute(container, "/one/sub") == b"red"
+
+
+def directory_attribute(container, path):
+    fd = container._call({"op": "open", "path": path, "flags": os.O_RDONLY | os.O_DIRECTORY, "mode": 0})[1][0]
+    try:
+        return os.getxattr(fd, NAME)
+    finally:
+        os.close(fd)
+
+
 def test_the_key_takes_them(project, coloured):
     text = "FROM scratch\nCOPY coloured /attributes/\n"
     project.build(text)

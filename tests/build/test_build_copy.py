@@ -166,7 +166,7 @@ def test_source_symlinks(tree):
         assert container._call({"op": "link", "path": "/dir/dangling"})[0]["target"] == "nowhere", (
             "one that is found is kept"
         )
-    with pytest.raises(DockerfileError, match="to-outside: not found in the build context"):
+    with pytest.raises(BuildError, match="to-outside: not found in the build context"):
         tree.build("FROM scratch\nCOPY to-outside /\n")
 
 
@@ -199,17 +199,20 @@ def test_hard_links_stay_one_file(project):
         assert container.read_text("/dir/sub/third") == "same"
 
 
-def test_fifos_are_copied_and_sockets_left_out(project, status, monkeypatch):
+def test_fifos_are_copied_and_of_sockets_an_empty_file(project, status, monkeypatch):
     (project.root / "dir").mkdir()
     os.mkfifo(project.root / "dir/fifo")
     monkeypatch.chdir(project.root)  # a socket's address is short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("dir/socket")
         image = project.build("FROM scratch\nCOPY dir /dir\n")
-        assert project.build("FROM scratch\nADD dir/socket /socket\n").layers == ()
+        alone = project.build("FROM scratch\nADD --chmod=640 dir/socket /socket\n")
     with project.files(image) as container:
-        assert container.listdir("/dir") == ["fifo"]
+        assert container.listdir("/dir") == ["fifo", "socket"]
         assert stat.S_ISFIFO(status(container, "/dir/fifo").mode)
+        assert container.read_bytes("/dir/socket") == b""
+    with project.files(alone) as container:
+        assert status(container, "/socket").mode == stat.S_IFREG | 0o640
 
 
 def test_a_deep_tree(project):
@@ -295,7 +298,7 @@ def test_an_unreadable_file_is_named(tree, identity):
     if identity == "root":
         pytest.skip("root reads every file")
     tree.write("dir/deep/secret", "x", mode=0)
-    with pytest.raises(DockerfileError, match="dir/deep/secret: Permission denied") as caught:
+    with pytest.raises(BuildError, match="dir/deep/secret: Permission denied") as caught:
         tree.build("FROM scratch\nCOPY . /\n")
     assert caught.value.line == 2
 

@@ -150,3 +150,30 @@ def test_modes_are_those_of_chmod(tmp_path, words, mode, directory):
     subprocess.run(["sh", "-c", 'umask 0 && exec chmod -- "$0" "$1"', words, path], check=True)
     kept = 0o6000 if directory else 0  # GNU's chmod keeps a directory's set-id bits
     assert Mode.parse(words).applied(mode, directory=directory) | kept == stat.S_IMODE(path.stat().st_mode) | kept
+
+
+@pytest.mark.parametrize(
+    ("chmod", "first", "second"), [("4750", 0o750, 0o700), ("600", 0o600, 0o700), ("u=rwX,go=rX", 0o755, 0o700)]
+)
+def test_folders_that_have_to_be_made_take_part_in_chmod(tree, status, chmod, first, second):
+    tree.write("old/file")
+    (tree.root / "old").chmod(second)
+    image = tree.build(
+        f"FROM scratch\nCOPY . /\nCOPY --chmod={chmod} top.txt /new/er/\nCOPY --chmod={chmod} top.txt /old/\n"
+    )
+    with tree.files(image) as container:
+        modes = [stat.S_IMODE(status(container, path).mode) for path in ("/new", "/new/er", "/old")]
+    assert modes == [first, first, second]
+
+
+def test_an_owner_that_the_image_does_not_know_is_root_and_told_of(tree, status):
+    image = tree.build("FROM hello-world\nCOPY --chown=ghost:none top.txt /new\nUSER ghost\nWORKDIR /work\n")
+    with tree.files(image) as container:
+        owners = {(info.uid, info.gid) for info in (status(container, "/new"), status(container, "/work"))}
+    assert owners == {(0, 0)}
+    told = tree.output().splitlines()
+    assert [line.partition(" in ")[0] for line in told] == [
+        "warning: no user 'ghost'",
+        "warning: no group 'none'",
+        "warning: no user 'ghost'",
+    ]

@@ -97,28 +97,37 @@ def test_a_program_that_cannot_be_executed(project):
     ("copy", "reason", "hint"),
     [
         ("COPY missing /", "missing: not found in the build context", None),
+        ("COPY THERE /", "THERE: not found in the build context", "did you mean there?"),
         ("COPY dir/missing /", "dir/missing: not found in the build context", None),
+        ("COPY dir/fil /", "dir/fil: not found in the build context", "did you mean dir/file?"),
+        ("COPY dri/file /", "dri/file: not found in the build context", "did you mean dir?"),
+        ("COPY secret.tx /", "secret.tx: not found in the build context", None),
+        ("COPY no/such* /", "no/such*: not found in the build context", None),
         ("COPY there/below /", "there/below: not found in the build context", None),
         ("COPY ../outside /", "../outside: not found in the build context", "cannot reach outside"),
         ("COPY /etc/passwd /", "/etc/passwd: not found in the build context", "starts in the build context"),
         ("COPY ignored /", "ignored: excluded by .dockerignore", "change .dockerignore"),
         ("ADD missing.tar /", "missing.tar: not found in the build context", None),
         ("COPY --from=capsule/host /missing /", "/missing: not found in capsule/host", None),
-        ("COPY --from=no-such-image:1 /a /", "no image 'no-such-image:1'", "build it with a tag"),
-        ("COPY [x /", "is never closed", None),
+        ("COPY --from=capsule/host /usr/bni /", "/usr/bni: not found in capsule/host", "did you mean usr/bin?"),
     ],
 )
-def test_a_source_that_cannot_be_had(project, tmp_path, copy, reason, hint):
+def test_a_source_that_is_not_there(project, tmp_path, copy, reason, hint):
     (tmp_path / "outside").write_text("secret")
     project.write("there", "t")
     project.write("dir/file", "f")
     project.write("ignored", "i")
-    project.write(".dockerignore", "ignored\n")
-    with pytest.raises(DockerfileError) as caught:
-        project.build(f"FROM scratch\n\n{copy}\n")
-    assert reason in str(caught.value)
-    assert caught.value.line == 3
-    assert (hint or "None") in str(caught.value.hint)
+    project.write("secret.txt", "s")
+    project.write(".dockerignore", "ignored\nsecret.txt\n")
+    with pytest.raises(BuildError) as caught:
+        project.build(f"FROM hello-world\nENV KEPT=yes\n{copy}\n")
+    error = caught.value
+    assert f"{error.path}:3: {copy}: {reason}" in str(error)
+    assert (hint or "hint: look around in it") in str(error)
+    assert ("did you mean" in str(error)) == ("did you mean" in (hint or ""))
+    assert f"capsule run -it --rm {error.image} /bin/sh" in error.hint
+    assert "KEPT=yes" in project.engine.image(error.image).config.config.env
+    assert project.kinds() == ["failed"]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +141,10 @@ def test_a_source_that_cannot_be_had(project, tmp_path, copy, reason, hint):
         ("FROM no-such-image\n", 1, "no image 'no-such-image'"),
         ("FROM Not A Name\n", 1, ""),
         ("FROM scratch\nRUN --mount=type=cache,target=/ true\n", 2, "invalid mount target"),
-        ("FROM scratch\nCOPY --parents a /\n", 2, "a: not found in the build context"),
-        ("FROM scratch\nCOPY --chmod=8 . /\n", 2, "--chmod=8: it takes an octal number"),
+        ("FROM scratch\nCOPY --chmod=8 . /\n", 2, "invalid chmod parameter: '8'"),
+        ("FROM scratch\nCOPY --from=no-such-image:1 /a /\n", 2, "no image 'no-such-image:1'"),
+        ("FROM scratch\nCOPY [x /\n", 2, "is never closed"),
+        ("FROM scratch\nCOPY --chown=me . /\n", 2, "--chown=me with scratch: there are no names"),
         ("FROM scratch\nCOPY --link --chown=me . /\n", 2, "--chown=me with --link: there are no names"),
         ("FROM scratch\nCOPY http://127.0.0.1/x /\n", 2, "the source of COPY can't be a URL"),
         ("FROM scratch\nCOPY git@127.0.0.1:x /\n", 2, "the source of COPY can't be a git reference"),
@@ -165,6 +176,19 @@ def test_missing_folders_and_files(project, tmp_path):
         project.engine.build(tmp_path / "missing")
     with pytest.raises(UsageError, match="Other"):
         project.engine.build(project.root, dockerfile="Other")
+
+
+def test_a_dockerfile_in_small_letters_and_one_that_is_a_symlink(project):
+    project.write("dockerfile", "FROM scratch\nLABEL a=small\n")
+    assert project.build().config.config.labels == {"a": "small"}
+    project.write("Containerfile", "FROM hello-world\nLABEL a=linked\nCOPY . /here/\n")
+    project.write("Dockerfile.dockerignore", "*\n!kept\n")
+    project.write("kept")
+    (project.root / "Dockerfile").symlink_to("Containerfile")
+    image = project.build()
+    assert image.config.config.labels == {"a": "linked"}
+    with project.files(image) as container:
+        assert container.listdir("/here") == ["kept"]
 
 
 def test_a_bad_line_of_dockerignore_is_named(project):

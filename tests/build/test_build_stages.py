@@ -223,3 +223,10 @@ def test_the_dockerfile_is_found_beside_the_context_or_by_its_path(project, tmp_
         project.engine.build(project.root, dockerfile="elsewhere.Dockerfile").config.config.labels["from"] == "outside"
     )
     assert project.engine.build(outside).config.config.labels["from"] == "outside", "a file is its folder's Dockerfile"
+
+
+def test_the_argument_that_names_the_stage(project):
+    text = "FROM hello-world AS base\nARG TARGETSTAGE\nLABEL of=$TARGETSTAGE\nFROM base AS one\nFROM base\n"
+    assert project.build(text).config.config.labels == {"of": "default"}
+    assert project.build(target="one").config.config.labels == {"of": "one"}
+    assert project.build(f"{text}FROM base AS last\n").config.config.labels == {"of": "last"}
