@@ -437,7 +437,7 @@ def until(
 
 
 async def auntil(container: Container, condition: Condition, timeout: float) -> None:
-    """The same as ``until``, awaited: under asyncio, trio or anyio, with the event loop going on."""
+    """``until``, for ``timeout`` seconds, awaited: under asyncio, trio or anyio, with the event loop going on."""
     given_up = threading.Event()
 
     def clock() -> float:

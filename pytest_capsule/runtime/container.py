@@ -261,7 +261,7 @@ class Container:
         return code
 
     async def await_exit(self, timeout: float | None = None) -> int:
-        """``wait``, awaited: the event loop of asyncio, trio or anyio goes on meanwhile."""
+        """``wait`` for ``timeout`` seconds, awaited: the event loop of asyncio, trio or anyio goes on meanwhile."""
         given_up = threading.Event()
         deadline = math.inf if timeout is None else time.monotonic() + timeout
 
@@ -329,7 +329,7 @@ class Container:
         self._main.send_signal(_signal_number(signal))
 
     def restart(self, timeout: float = 10) -> None:
-        """Stop the main process and start it again, on the same files."""
+        """Stop the main process, as ``stop`` with its ``timeout`` in seconds, and start it again, on the same files."""
         if self._main_command is None:
             raise UsageError(f"container {self.name} has no main process to restart")
         self.stop(timeout)

@@ -240,8 +240,8 @@ class Process:
         """Feed ``input``, read both outputs until the command has ended, and give them.
 
         Unlike ``subprocess``, a daemon that the command leaves behind with its output open does not hold this up.
-        ``subprocess.TimeoutExpired`` carries what came until then; another call goes on from there. On a terminal
-        ``input`` is typed, and what it shows is the first of both.
+        ``subprocess.TimeoutExpired`` after ``timeout`` seconds carries what came until then; another call goes on from
+        there. On a terminal ``input`` is typed, and what it shows is the first of both.
         """
         outputs = self._exchange(input, timeout) if self.terminal is None else self._converse(input, timeout)
         self._close_ends()

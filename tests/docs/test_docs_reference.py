@@ -1,5 +1,7 @@
 """The reference names everything that there is."""
 
+import builtins
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -39,6 +41,30 @@ def test_every_public_name_is_in_the_reference():
     documented = set(re.findall(r"^\.\. auto(?:class|function):: (\w+)", text, flags=re.MULTILINE))
     from_modules = {"services", "wait", *(name for name in pytest_capsule.__all__ if name in vars(errors))}
     assert documented | from_modules >= set(pytest_capsule.__all__)
+
+
+def public_functions():
+    """Every function and method that the reference shows, by name."""
+    named = {name: getattr(pytest_capsule, name) for name in pytest_capsule.__all__}
+    named |= {f"wait.{name}": function for name, function in vars(pytest_capsule.wait).items() if name[0] != "_"}
+    for name, found in named.items():
+        if inspect.isclass(found):
+            methods = ((method, getattr(value, "__func__", value)) for method, value in vars(found).items())
+            yield from ((f"{name}.{method}", value) for method, value in methods if not method.startswith("_"))
+        yield name, found
+
+
+FUNCTIONS = [(name, function) for name, function in public_functions() if inspect.isfunction(function)]
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])
+def test_the_reference_says_units_and_errors_that_there_are(name, function):
+    said = inspect.getdoc(function) or ""
+    assert said, "it is not explained"
+    if "timeout" in inspect.signature(function).parameters:
+        assert "second" in said
+    for error in re.findall(r"``(\w+(?:Error|Exited|Timeout|NotFound|Host))``", said):
+        assert hasattr(errors, error) or hasattr(builtins, error), f"there is no {error}"
 
 
 def test_every_fixture_is_named():
