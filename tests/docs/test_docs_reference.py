@@ -46,7 +46,7 @@ def test_every_public_name_is_in_the_reference():
 def public_functions():
     """Every function and method that the reference shows, by name."""
     named = {name: getattr(pytest_capsule, name) for name in pytest_capsule.__all__}
-    named |= {f"wait.{name}": function for name, function in vars(pytest_capsule.wait).items() if name[0] != "_"}
+    named |= {f"wait.{name}": getattr(pytest_capsule.wait, name) for name in pytest_capsule.wait.__all__}
     for name, found in named.items():
         if inspect.isclass(found):
             methods = ((method, getattr(value, "__func__", value)) for method, value in vars(found).items())
