@@ -315,10 +315,10 @@ class Engine:
     ) -> collection.Pruned:
         """Remove what nobody needs; returns what went, and its size in bytes.
 
-        Images without a name, and layers and blobs that no image has; with ``build_cache`` also the steps of builds,
-        and with ``all`` both and the images with names. With ``keep``, a size such as ``10g``, only as much of it as
-        makes the store that small, what was not used for longest first. Nothing goes that a container or a build uses,
-        here or in another process.
+        Images without a name, and layers and blobs that no image has; with ``build_cache`` also the steps of builds and
+        what cache mounts hold, and with ``all`` both and the images with names. With ``keep``, a size such as ``10g``,
+        only as much of it as makes the store that small, what was not used for longest first. Nothing goes that a
+        container or a build uses, here or in another process.
         """
         self._check_open()
         return self._prune(all=all, build_cache=build_cache, keep=None if keep is None else _bytes(keep))

@@ -40,24 +40,36 @@ class Caches:
             held = _lock(folder, operation if sharing == "locked" else operation | fcntl.LOCK_NB)
             if held is not None:
                 try:
+                    os.utime(held)  # when it was last lent is what decides about its end
                     yield folder
                 finally:
                     os.close(held)
                 return
         raise StoreError(f"{_MOST} steps use the cache {name} at once", path=str(self._root / name))
 
-    def remove_unused(self, trash: Path) -> int:
-        """Move the folders that no step uses now to ``trash``; returns how many those were."""
-        count = 0
-        for folder in sorted(self._root.glob("*/*")):
-            held = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if held is not None:
-                try:
-                    os.rename(folder, trash / f"cache-{secrets.token_hex(8)}")
-                    count += 1
-                finally:
-                    os.close(held)
-        return count
+    def folders(self) -> list[Path]:
+        """Those of all caches; each was changed when it was last lent."""
+        return sorted(self._root.glob("*/*"))
+
+
+def is_lent(folder: Path) -> bool:
+    """Whether a step uses a folder now."""
+    held = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if held is not None:
+        os.close(held)
+    return held is None
+
+
+def remove(folder: Path, trash: Path) -> bool:
+    """Move a folder to ``trash``, unless a step uses it now."""
+    held = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if held is None:
+        return False
+    try:
+        os.rename(folder, trash / f"cache-{secrets.token_hex(8)}")
+    finally:
+        os.close(held)
+    return True
 
 
 def _lock(folder: Path, operation: int) -> int | None:

@@ -1,7 +1,8 @@
 """What goes from a store when somebody cleans up, and what stays.
 
 Images and build steps hold layers, images hold blobs. Records go first, then what nothing holds any more: whoever is
-killed in between leaves layers that the next one finds without an owner. What a living engine has claimed stays.
+killed in between leaves layers that the next one finds without an owner. What a living engine has claimed stays, and so
+does the folder of a cache mount while a step uses it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_capsule.errors import CapsuleError
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Manifest
-from pytest_capsule.store.caches import Caches
+from pytest_capsule.store import caches
 from pytest_capsule.store.content import claim_of
 from pytest_capsule.store.image import Image
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -30,7 +31,7 @@ class Pruned:
     """What went: ``images`` by what the store knew them by, the ``names`` that they had, the ``size`` of all in bytes.
 
     ``steps`` is how many steps of builds went from the cache, ``layers`` and ``blobs`` how many of those, ``caches``
-    how many folders of ``RUN --mount=type=cache``, which ``size`` does not count.
+    how many folders of ``RUN --mount=type=cache``.
     """
 
     images: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ class Pruned:
 
 @dataclass(slots=True)
 class _Record:
-    """An image or a step, and what it holds; ``used`` is when that was last handed out, in nanoseconds."""
+    """An image, a step or a cache, and what it holds; ``used`` is when that was last handed out, in nanoseconds."""
 
     key: str
     holds: frozenset[str]
@@ -54,7 +55,7 @@ class _Record:
 
 @dataclass(slots=True)
 class _Thing:
-    """A layer or a blob."""
+    """A layer, a blob or the folder of a cache."""
 
     path: Path
     size: int
@@ -71,8 +72,8 @@ def prune(
     keep_images: Collection[str] = (),
     in_use: Collection[str] = (),
 ) -> Pruned:
-    """Remove images without a name and what nothing holds, with ``build_cache`` the steps of builds, with ``all`` both
-    and images with names. The folders of cache mounts go with the steps, unless there is something to ``keep``.
+    """Remove images without a name and what nothing holds, with ``build_cache`` the steps of builds and the folders of
+    cache mounts, with ``all`` both and images with names.
 
     Nothing goes that another living engine has claimed, or that is in ``in_use`` (claims of this one), and none of
     ``keep_images``. With ``keep`` only as much goes as makes the store that small in bytes, what was not used for
@@ -81,10 +82,7 @@ def prune(
     store.collect()
     with store.scratch() as trash, store.claims.held():  # what is in the trash is removed when the lock is free again
         pruning = _Pruning(store, {*store.claims.of_others(), *store.claims.needed(), *in_use}, keep)
-        pruned = pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
-        if (all or build_cache) and keep is None:
-            pruned = replace(pruned, caches=Caches(store.root / "caches").remove_unused(trash))
-        return pruned
+        return pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
 
 
 class _Pruning:
@@ -94,9 +92,10 @@ class _Pruning:
         self._keep = keep
         layers = _layers(store)
         self._layer_names = layers.keys()
-        self._things = {**layers, **_blobs(store)}
+        folders = _folders_of_caches(store)
+        self._things = {**layers, **_blobs(store), **folders}
         self._records: dict[str, _Record] = {}
-        for record in (*_images(store, self._things), *_steps(store, self._things)):
+        for record in (*_images(store, self._things), *_steps(store, self._things), *_caches(folders)):
             self._records[record.key] = record
             for name in record.holds & self._things.keys():
                 self._things[name].holders.add(record.key)
@@ -122,6 +121,8 @@ class _Pruning:
             return False
         if record.image is not None:
             return record.image.key not in keep_images and (all or not record.image.tags)
+        if record.key in self._things:
+            return build_cache and not caches.is_lent(self._things[record.key].path)
         return build_cache or not _BUILD_STEP.fullmatch(record.key.removeprefix("step:"))
 
     def _try_to_let_go(self, record: _Record) -> None:
@@ -151,27 +152,32 @@ class _Pruning:
         images = [record.image for record in self._gone if record.image is not None]
         for image in images:
             self._store.remove(image)
-        for record in self._gone:
-            if record.image is None:
-                self._store.forget_step(record.key.removeprefix("step:"))
-        self._store.claims.drop(name for name, thing in self._things.items() if thing in self._doomed)
-        for thing in self._doomed:
+        steps = [record.key for record in self._gone if record.key.startswith("step:")]
+        for key in steps:
+            self._store.forget_step(key.removeprefix("step:"))
+        folders = [self._things[record.key] for record in self._gone if record.key in self._things]
+        gone = [folder for folder in folders if caches.remove(folder.path, trash)]
+        doomed = [thing for thing in self._doomed if thing not in folders]
+        self._store.claims.drop(name for name, thing in self._things.items() if thing in doomed)
+        for thing in doomed:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(thing.path, trash / secrets.token_hex(8))
-        blobs = sum(thing.path.parent.parent.name == "blobs" for thing in self._doomed)
+        blobs = sum(thing.path.parent.parent.name == "blobs" for thing in doomed)
         return Pruned(
             images=tuple(image.key for image in images),
             names=tuple(name for image in images for name in image.tags),
-            steps=len(self._gone) - len(images),
-            layers=len(self._doomed) - blobs,
+            steps=len(steps),
+            layers=len(doomed) - blobs,
             blobs=blobs,
-            size=sum(thing.size for thing in self._doomed),
+            size=sum(thing.size for thing in (*doomed, *gone)),
+            caches=len(gone),
         )
 
 
 def size(store: Store) -> int:
-    """The bytes of all layers and blobs."""
-    return sum(thing.size for thing in (*_layers(store).values(), *_blobs(store).values()))
+    """The bytes of all layers, blobs and caches."""
+    things = (_layers(store), _blobs(store), _folders_of_caches(store))
+    return sum(thing.size for found in things for thing in found.values())
 
 
 def _layers(store: Store) -> dict[str, _Thing]:
@@ -192,6 +198,15 @@ def _blobs(store: Store) -> dict[str, _Thing]:
     return found
 
 
+def _folders_of_caches(store: Store) -> dict[str, _Thing]:
+    found = {}
+    for folder in caches.Caches(store.root / "caches").folders():
+        with contextlib.suppress(FileNotFoundError):
+            used = folder.stat().st_mtime_ns
+            found[f"cache:{folder.parent.name}/{folder.name}"] = _Thing(folder, store.measure(folder), used)
+    return found
+
+
 def _images(store: Store, things: dict[str, _Thing]) -> Iterable[_Record]:
     for image in store.images():
         layers = [claim_of_layer(layer.id) for layer in image.layers]
@@ -205,6 +220,10 @@ def _steps(store: Store, things: dict[str, _Thing]) -> Iterable[_Record]:
         name = claim_of_layer(layer) if layer else ""
         used = things[name].used if name in things else 0
         yield _Record(f"step:{key}", frozenset({name} - {""}), used)
+
+
+def _caches(folders: dict[str, _Thing]) -> Iterable[_Record]:
+    return [_Record(name, frozenset({name}), folder.used) for name, folder in folders.items()]
 
 
 def blobs_of(store: Store, image: Image) -> set[str]:

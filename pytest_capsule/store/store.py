@@ -172,13 +172,18 @@ class Store:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
         name = secrets.token_hex(16)
         self._use(name)
-        size = self._call("size", str(tree))
+        size = self.measure(tree)
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
         self._call("move", str(tree), str(packed / "fs"))
         (packed / "layer.json").write_text(json.dumps({"size": size, "origin": origin}))
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
+
+    def measure(self, tree: Path) -> int:
+        """The bytes of all files beneath a folder, whoever owns them."""
+        size: int = self._call("size", str(tree))
+        return size
 
     def date(self, tree: Path, seconds: int, *, older: bool) -> None:
         """Let what lies in ``tree`` be no later than that time (since 1970), and with ``older`` no earlier either."""

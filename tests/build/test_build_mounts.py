@@ -1,10 +1,13 @@
 """RUN --mount: what is there while the command runs, and what of it stays."""
 
+import contextlib
+import fcntl
 import os
 import socket
 import stat
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from peers import peer
 
 from pytest_capsule import Build, Engine
 from pytest_capsule.errors import BuildError, DockerfileError, UsageError
+from pytest_capsule.store import collection
 
 HOST = "FROM capsule/host\n"
 
@@ -252,6 +256,37 @@ def test_pruning_the_build_cache_takes_the_caches_that_nobody_uses(project, tmp_
         assert project.engine.prune(build_cache=True).caches == 1
         project.build(HOST + step.format("two"))
         assert project.output() == "two\n"
+
+
+def test_caches_count_for_what_is_kept_and_those_go_first_that_were_not_used_for_longest(project, tmp_path):
+    steps = "".join(
+        f"RUN --mount=type=cache,target=/c,id={name} head -c {size}000 /dev/zero > /c/file\n"
+        for name, size in (("old", 30), ("used", 20), ("lent", 10))
+    )
+    with Engine(cache_dir=tmp_path / "store") as project.engine:
+        project.build(HOST + steps)
+        before = collection.size(project.engine._store)
+        caches = Path(project.engine._store.root, "caches")
+        folders = {sum(file.stat().st_size for file in folder.rglob("file")): folder for folder in caches.glob("*/0")}
+        for size, seconds in ((30_000, 300), (20_000, 200), (10_000, 400)):
+            os.utime(folders[size], (time.time() - seconds,) * 2)
+        with open_locked(folders[10_000]):
+            assert project.engine.prune(build_cache=True, keep=before - 1).caches == 1
+            assert (folders[30_000].exists(), folders[20_000].exists()) == (False, True)
+            project.build(HOST + steps.splitlines()[1] + " && true\n")
+            assert folders[20_000].stat().st_mtime > time.time() - 100, "it was lent again"
+            gone = project.engine.prune(build_cache=True, keep=0)
+        assert (gone.caches, gone.size >= 20_000, folders[10_000].exists()) == (1, True, True)
+
+
+@contextlib.contextmanager
+def open_locked(folder):
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 # -- tmpfs -------------------------------------------------------------------------------------------------------------
