@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno as errnos
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.errors import CapsuleError, UnsupportedHost
+from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, CapsuleError, UnsupportedHost
 from pytest_capsule.network import outbound
 from pytest_capsule.runtime.cgroups import Cgroups
 
@@ -99,17 +99,19 @@ def _identity(engine: Engine) -> str:
 
 
 def _abilities(engine: Engine) -> Iterator[Ability]:
-    basis = _user_namespace(engine)
-    yield basis
+    *basis, last = _supervisor(engine)
+    yield from (*basis, last)
     yield _ids(engine)
-    if basis.works:  # else nothing beneath it can even be tried
+    if last.works:  # else nothing beneath it can even be tried
         for name, mend in _NAMESPACE_MENDS.items():
             yield _tried(f"{name} namespace", partial(engine.probe, "namespace", name), mend)
         yield _overlay(engine, "overlay in memory", in_memory=True)
         yield _overlay(engine, "overlay on the cache", in_memory=False)
-        yield _tried("devices", partial(engine.probe, "devices", engine.ids.kind != "root"), _IN_DOCKER)
+        yield _tried("devices", partial(engine.probe, "devices", engine.ids.kind != "root"), ALLOW_NAMESPACES)
         for kind, mend in _FILESYSTEM_MENDS.items():
             yield _tried(kind, partial(engine.probe, "filesystem", kind), mend)
+        for name, (probe, mend) in _CALLS.items():
+            yield _tried(name, partial(engine.probe, probe), mend)
         yield _tried("container network", partial(engine.probe, "wires"), "as root: modprobe -a veth bridge")
         yield _tried(
             "way to the host", partial(engine.probe, "way_to_host"), "as root: modprobe nft_redir", needed=False
@@ -117,17 +119,11 @@ def _abilities(engine: Engine) -> Iterator[Ability]:
         yield _tried(
             "slow networks", partial(engine.probe, "slow_network"), "as root: modprobe sch_netem", needed=False
         )
-        yield _tried("hello-world", partial(_run_hello_world, engine), "see above")
+        yield _tried("hello-world", partial(_run_hello_world, engine), "what is missing above")
         yield _tried("seccomp", partial(engine.probe, "seccomp"), "a kernel with CONFIG_SECCOMP_FILTER", needed=False)
+        yield _tried("feigned owners", partial(engine.probe, "answered_calls"), _FEIGNED_LESS, needed=False)
     yield _way_out()
-    yield _tried("limits", _limits, "systemd-run --user --scope -p Delegate=yes pytest ...", needed=False)
-    program = shutil.which("fuse-overlayfs")
-    yield Ability(
-        "fuse-overlayfs",
-        program is not None,
-        f"{program}; of use only where overlay does not work" if program else "not installed; overlay needs none",
-        needed=False,
-    )
+    yield from _limits()
 
 
 def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = True) -> Ability:
@@ -136,7 +132,8 @@ def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = Tru
     except UnsupportedHost as error:
         return Ability(name, False, error.reason, error.syscall, error.errno, error.hint or mend, needed)
     except CapsuleError as error:
-        return Ability(name, False, error.message, mend=error.hint or mend, needed=needed)
+        hint = None if error.hint == ASK_THE_CHECK else error.hint
+        return Ability(name, False, error.message, mend=hint or mend, needed=needed)
     except OSError as error:
         detail = "" if error.errno else error.strerror or str(error)
         return Ability(
@@ -144,7 +141,8 @@ def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = Tru
         )
 
 
-_IN_DOCKER = "run as root, or, inside Docker, with --privileged or --security-opt seccomp=unconfined"
+_FEIGNED_LESS = "Linux 5.9 or newer, and no other listener to system calls around: builds feign success alone"
+_DELEGATE = "systemd-run --user --scope -p Delegate=yes pytest ..."
 _UNMASKED = (
     "something is mounted over the host's own: inside Docker, --privileged or --security-opt systempaths=unconfined"
 )
@@ -159,6 +157,11 @@ _NAMESPACE_MENDS = {
         ("cgroup", "cgroup"),
     )
 }
+_CALLS = {
+    "root directory": ("root_directory", ALLOW_NAMESPACES),
+    "paths inside a root": ("paths", "Linux 5.6 or newer"),
+    "process descriptors": ("process_descriptors", "Linux 5.4 or newer"),
+}
 _FILESYSTEM_MENDS = {
     "proc": _UNMASKED,
     "sysfs": _UNMASKED,
@@ -170,17 +173,20 @@ _FILESYSTEM_MENDS = {
 def _mend(error: OSError, mend: str) -> str:
     """What helps against an error of the kernel: a refusal is often that of the container that we run in."""
     if error.errno == errnos.EPERM and mend != _UNMASKED:
-        return _IN_DOCKER
+        return ALLOW_NAMESPACES
     return mend
 
 
-def _user_namespace(engine: Engine) -> Ability:
+def _supervisor(engine: Engine) -> Iterator[Ability]:
     """Whether the supervisor can be started: all the rest is tried in a child of it."""
-    name = "user namespace"
-    tried = _tried(name, partial(engine.probe, "nothing"), _IN_DOCKER)
-    if not tried.works:
-        return tried
-    return Ability(name, True, "not needed: root" if engine.ids.kind == "root" else "made")
+    tried = _tried("user namespace", partial(engine.probe, "nothing"), ALLOW_NAMESPACES)
+    program = Ability("program in memory", True)
+    if tried.syscall == "execve":
+        yield replace(tried, name=program.name)
+        return
+    yield program
+    found = "not needed: root" if engine.ids.kind == "root" else "made"
+    yield replace(tried, detail=found) if tried.works else tried
 
 
 def _ids(engine: Engine) -> Ability:
@@ -222,10 +228,15 @@ def _run_hello_world(engine: Engine) -> str:
     return said.strip().splitlines()[0]
 
 
-def _limits() -> str:
+def _limits() -> Iterator[Ability]:
     """Which limits the kernel can enforce. Where it is none, they are watched over: that is no lack of containers."""
-    refused = {name: error for name, error in Cgroups().probe().items() if error is not None}
-    if refused:
-        error = next(iter(refused.values()))
-        raise OSError(error.errno, error.strerror, f"{', '.join(refused)} only watched over: {error.filename}")
-    return "memory, cpus and pids by control groups"
+    for limit, error in Cgroups().probe().items():
+        name = f"limit of {limit}"
+        if error is None:
+            yield Ability(name, True, "by a control group", needed=False)
+            continue
+        mend = _DELEGATE
+        if error.errno == errnos.EROFS:
+            mend = "inside Docker, --privileged: it shows a container its control groups read-only"
+        call = str(error.filename or "")
+        yield Ability(name, False, "only watched over", call, error.errno or 0, mend, needed=False)

@@ -135,6 +135,10 @@ class BuildError(CapsuleError):
 
 
 ASK_THE_CHECK = "capsule check tells what is missing here, and how to mend it"
+ALLOW_NAMESPACES = (
+    "run as root; inside Docker, with --security-opt seccomp=unconfined --security-opt systempaths=unconfined,"
+    " or with --privileged"
+)
 
 
 class UnsupportedHost(CapsuleError):

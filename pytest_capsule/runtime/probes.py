@@ -15,7 +15,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import channel, constants, mount, netlink, nftables, syscalls
+from pytest_capsule._linux import channel, constants, inroot, mount, netlink, nftables, syscalls
+from pytest_capsule._linux.seccomp import filters, notification
 from pytest_capsule.network import bridge
 from pytest_capsule.network.resolver import HOST_ADDRESS
 
@@ -38,6 +39,7 @@ _NAMESPACES = {
     "UTS": constants.CLONE_NEWUTS,
     "cgroup": constants.CLONE_NEWCGROUP,
 }
+_NO_FILE = 9999  # a descriptor that nothing has
 _SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
 
 
@@ -138,6 +140,50 @@ def devices(userns: bool) -> str:
     return _thrown_away(_ALL, child)
 
 
+def root_directory() -> str:
+    """Take another root: what closes the host's files to a container."""
+
+    def child() -> str:
+        _stand_in_memory()
+        syscalls.pivot_root(b".", b".")
+        syscalls.umount(b".", constants.MNT_DETACH)
+        if os.listdir("/"):
+            raise OSError(0, "the old root shows through the new one", "pivot_root")
+        return ""
+
+    return _thrown_away(_ALL, child)
+
+
+def paths() -> str:
+    """Resolve a path inside a root that its symlinks do not lead out of."""
+
+    def child() -> str:
+        _stand_in_memory()
+        os.symlink("/../../inside", "link")
+        os.mkdir("inside")
+        root = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        os.close(inroot.open_inside(root, "link", os.O_PATH | os.O_DIRECTORY))
+        return ""
+
+    return _thrown_away(_ALL, child)
+
+
+def process_descriptors() -> str:
+    """Hold a process by a descriptor, kill it by that, and be told of its end."""
+
+    def child() -> str:
+        pid, pidfd = syscalls.clone(0)
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED) is None:
+            raise OSError(0, "no end of a process was told", "waitid P_PIDFD")
+        return ""
+
+    return _thrown_away(0, child)
+
+
 def wires() -> str:
     """A bridge, and a veth pair to another network namespace: what containers that talk to each other hang on."""
 
@@ -181,6 +227,30 @@ def seccomp() -> str:
         program = ctypes.create_string_buffer(struct.pack("H6xP", 1, ctypes.addressof(allow)))  # struct sock_fprog
         syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
         syscalls.prctl(constants.PR_SET_SECCOMP, constants.SECCOMP_MODE_FILTER, ctypes.addressof(program))
+        return ""
+
+    return _thrown_away(0, child)
+
+
+def answered_calls() -> str:
+    """Answer a system call of another process, as a build with a single id does for those of owners."""
+
+    def child() -> str:
+        syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
+        machine = os.uname().machine
+        program = filters.feigned_root_filter(machine, handed_on=True)
+        listener = notification.Listener(syscalls.seccomp(program, listen=True), filters.handed_on_names(machine))
+        pid, _ = syscalls.clone(0)
+        if pid == 0:
+            try:
+                os.fchown(_NO_FILE, 0, 0)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if call := listener.receive():
+            listener.answer(call)
+        if os.waitpid(pid, 0)[1]:
+            raise OSError(0, "a system call was not answered", "seccomp SECCOMP_FILTER_FLAG_NEW_LISTENER")
         return ""
 
     return _thrown_away(0, child)

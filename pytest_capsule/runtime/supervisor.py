@@ -15,8 +15,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import channel, program
-from pytest_capsule.errors import ASK_THE_CHECK, UnsupportedHost
+from pytest_capsule._linux import capabilities, channel, program
+from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import PLAIN
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Ids:
 
 def host_ids() -> Ids:
     """What this process may map: everything as root, a range with ``newuidmap`` and ``/etc/subuid``, else itself."""
-    if os.geteuid() == 0 and _may_mount():
+    if os.geteuid() == 0 and _is_all_of_root():
         return Ids("root")
     uids, gids = _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
     if uids and gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
@@ -59,10 +59,11 @@ def host_ids() -> Ids:
     return Ids("single")
 
 
-def _may_mount() -> bool:
+def _is_all_of_root() -> bool:
+    """Whether it may mount and wire networks: the root of a container often may do one, or nothing of it."""
     with open("/proc/self/status") as status:
         effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    return bool(effective >> 21 & 1)  # CAP_SYS_ADMIN
+    return all(effective >> capabilities.NAMES.index(name) & 1 for name in ("SYS_ADMIN", "NET_ADMIN"))
 
 
 def _subordinate(path: str) -> tuple[int, int] | None:
@@ -249,7 +250,7 @@ class Supervisor:
                 "this host lets no ordinary user make a user namespace, which containers need without root",
                 syscall=call,
                 errno=error.errno or 0,
-                hint=mend or "run as root, or allow user namespaces (inside Docker: --security-opt seccomp=unconfined)",
+                hint=mend or ALLOW_NAMESPACES,
             )
         return UnsupportedHost(
             f"containers cannot be set up on this host{f': {words}' if (words := self._last_words()) else ''}",
