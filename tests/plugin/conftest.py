@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import leftovers
 import pytest
 
 # An inner pytest in this process forgets the modules that it was the first to import; a class imported twice is two
@@ -25,5 +27,19 @@ def suite(pytester: pytest.Pytester, cache: Path):
     def run(code: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_suite=code)
         return pytester.runpytest_inprocess(f"--capsule-cache-dir={cache}", "-p", "no:cacheprovider", *options)
+
+    return run
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, cache: Path):
+    """``run("test code", "-n2")`` runs the code with a pytest of its own, and sees that nothing of that is left."""
+
+    def run(code: str, *options: str) -> pytest.RunResult:
+        pytester.makepyfile(test_suite=code)
+        words = ["-m", "pytest", "-Werror", "-p", "no:cacheprovider", f"--capsule-cache-dir={cache}", *options]
+        result = pytester.run(sys.executable, leftovers.__file__, sys.executable, *words, timeout=300)
+        assert "left behind" not in result.stderr.str()
+        return result
 
     return run
