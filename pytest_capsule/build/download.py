@@ -109,7 +109,9 @@ class Download:
         except urllib.error.URLError as error:
             reason = error.reason.strerror if isinstance(error.reason, OSError) else error.reason
             raise StepFailed(f"{self._shown()}: {reason}", hint="is the server reachable from this machine?") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise StepFailed(f"{self._shown()}: {error.strerror or error}") from None
+        except ValueError as error:
             raise StepFailed(f"{self._shown()}: {error}") from None
 
     def _authorization(self) -> dict[str, str]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import urllib.parse
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.build.context import Context
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _SCP = re.compile(r"(?P<host>[\w-]+@[\w.-]+):(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?")
 _PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LEND_AN_AGENT = "give the build an agent that has the key: build(ssh=['default']), or --ssh default"
 _KEYS = ("ref", "tag", "branch", "subdir", "checksum", "commit", "keep-git-dir", "submodules")
 
 
@@ -197,7 +200,8 @@ class Repository:
         )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise self._failed("\n".join(lines[-4:]) or f"git {words[0]} ended with {done.returncode}")
+            hint = _LEND_AN_AGENT if any("Permission denied (publickey" in line for line in lines) else None
+            raise self._failed("\n".join(lines[-4:]) or f"git {words[0]} ended with {done.returncode}", hint=hint)
         return done.stdout
 
     def _environment(self) -> dict[str, str]:
@@ -206,7 +210,7 @@ class Repository:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
+            "GIT_SSH_COMMAND": self._ssh,
             "LC_ALL": "C",
         }
         if "default" in self._remotes.agents:
@@ -219,6 +223,18 @@ class Repository:
                 "GIT_CONFIG_VALUE_0": f"Authorization: {header}",
             }
         return env
+
+    @cached_property
+    def _ssh(self) -> str:
+        """Ssh with a lent agent's keys only; a known host is held to its key, a new one believed for this build."""
+        options = {
+            "BatchMode": "yes",
+            "IdentityFile": "none",
+            "StrictHostKeyChecking": "accept-new",
+            "UserKnownHostsFile": f"{self._remotes.folder() / 'known_hosts'} ~/.ssh/known_hosts",
+            "LogLevel": "ERROR",
+        }
+        return shlex.join(["ssh", "-F", "/dev/null", *(f"-o{name}={value}" for name, value in options.items())])
 
     def _authorization(self, host: str | None) -> str | None:
         """BuildKit's secrets for that: ``GIT_AUTH_HEADER`` and ``GIT_AUTH_TOKEN``, with ``.host`` where they differ."""

@@ -88,10 +88,13 @@ class Stage:
         """Expand one instruction and apply it."""
         self.in_trigger = is_trigger
         expander = Expander(self.variables, escape=self.around.escape)
-        if isinstance(instruction, ins.Arg):
-            self._declare(instruction, expander)
-        else:
-            self._apply(instruction.expand(expander))
+        try:
+            if isinstance(instruction, ins.Arg):
+                self._declare(instruction, expander)
+            else:
+                self._apply(instruction.expand(expander))
+        except StepFailed as failure:
+            raise self._failed(instruction, failure) from None
 
     def _declare(self, instruction: ins.Arg, expander: Expander) -> None:
         values = instruction.resolve(expander, self.around.build_args, self.around.global_args)
@@ -222,7 +225,7 @@ class Stage:
                 inputs = placement.inputs()
             except StepFailed as failure:
                 self.around.execution.tell_failure(self._label(instruction), failure)
-                raise self._failed(instruction, failure) from None
+                raise
 
             def work(scratch: Path, output: Output) -> None:
                 _warn(placement.carry_out(self.around.workshop, scratch), output)
@@ -261,10 +264,7 @@ class Stage:
         key = step_key(self.key, inputs)
         link_key = step_key("", inputs) if link else ""
         step = Step(self.key, key, instruction.source, inputs, frozenset(self.declared), contents, link_key)
-        try:
-            result = self.around.execution.obtain(step, self._label(instruction), work, self.reasons)
-        except StepFailed as failure:
-            raise self._failed(instruction, failure) from None
+        result = self.around.execution.obtain(step, self._label(instruction), work, self.reasons)
         self.reasons.is_done(step)
         self.key = key
         self.created = result.created if self.around.epoch is None else self.around.epoch.text

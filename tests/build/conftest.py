@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from peers import peer
 
 from pytest_capsule import Engine
 
@@ -91,3 +93,22 @@ def names_in(layer):
 @pytest.fixture(name="names_in")
 def names_in_fixture():
     return names_in
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """An SSH agent that has one key: its socket."""
+    path = tmp_path / "agent"
+    process = subprocess.Popen([peer("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            assert process.poll() is None
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the key", "-f", str(tmp_path / "key")], check=True
+        )
+        env = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+        subprocess.run(["ssh-add", "-q", str(tmp_path / "key")], check=True, env=env, stderr=subprocess.DEVNULL)
+        yield path
+    finally:
+        process.kill()
+        process.wait()

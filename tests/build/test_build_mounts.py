@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from peers import peer
 
 from pytest_capsule import Build, Engine
 from pytest_capsule.errors import BuildError, DockerfileError, UsageError
@@ -382,25 +381,6 @@ def test_what_is_no_secret(project, value, reason):
 
 
 # -- ssh ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def agent(tmp_path):
-    """An SSH agent that has one key: its socket."""
-    path = tmp_path / "agent"
-    process = subprocess.Popen([peer("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
-    try:
-        while not path.exists():
-            assert process.poll() is None
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the key", "-f", str(tmp_path / "key")], check=True
-        )
-        env = {**os.environ, "SSH_AUTH_SOCK": str(path)}
-        subprocess.run(["ssh-add", "-q", str(tmp_path / "key")], check=True, env=env, stderr=subprocess.DEVNULL)
-        yield path
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_an_agent_lists_and_signs_and_keeps_its_keys(project, agent, monkeypatch):

@@ -6,15 +6,18 @@ import hashlib
 import http.server
 import io
 import os
+import pwd
 import shutil
+import socketserver
 import stat
 import subprocess
 import tarfile
 import threading
 
 import pytest
-from peers import peer
+from peers import peer, without
 
+from pytest_capsule import Engine
 from pytest_capsule.build.git import GitReference
 from pytest_capsule.errors import BuildError, DockerfileError
 
@@ -173,6 +176,25 @@ def test_a_token_for_the_host_is_sent_and_kept_nowhere(project, server):
     )
 
 
+@pytest.mark.identities("root")
+def test_a_download_that_fills_the_disk_leaves_nothing(project, server, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    server.files["/big"], server.files["/small"] = (bytes(12 << 20), {}), (b"small", {})
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
+    try:
+        with Engine(cache_dir=disk / "cache") as project.engine:
+            for _ in range(2):  # and so the first has left no room taken
+                free = shutil.disk_usage(disk).free
+                with pytest.raises(BuildError, match=f"{server.url}/big: No space left on device"):
+                    project.build(f"FROM scratch\nADD {server.url}/small /\nADD {server.url}/big /\n")
+            assert shutil.disk_usage(disk).free == free
+            with project.files(project.build(f"FROM scratch\nADD {server.url}/small /\n")) as container:
+                assert container.read_text("/small") == "small"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 # -- git ---------------------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +308,58 @@ def test_a_reference_that_cannot_be_had(project, repository, flags, reference, r
     with pytest.raises(BuildError, match=reason) as caught:
         project.build(f"FROM scratch\nADD {flags}{url}{reference} /\n")
     assert caught.value.line == 2
+
+
+@pytest.fixture
+def ssh_host(tmp_path, agent):
+    """A server for ssh on loopback that runs as this user and lets the agent's key in: ``user@host:port``."""
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") or without("sshd", "openssh-server")
+    if os.getuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)  # as the service does before it starts one
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "host")], check=True)
+    settings = {
+        "HostKey": tmp_path / "host",
+        "AuthorizedKeysFile": tmp_path / "key.pub",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+    }
+    (tmp_path / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self):
+            command = [sshd, "-i", "-f", str(tmp_path / "sshd_config"), "-E", str(tmp_path / "sshd.log")]
+            subprocess.run(command, stdin=self.request, stdout=self.request, check=False, timeout=60)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"{pwd.getpwuid(os.getuid()).pw_name}@127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_repository_with_submodules_over_ssh(project, repository, ssh_host, agent):
+    root, _ = repository
+    whole = root.parent / "whole"
+    whole.mkdir()
+    git(whole, "init", "--quiet", "--initial-branch=main")
+    allowed = ("-c", "protocol.file.allow=always")
+    git(whole, *allowed, "submodule", "--quiet", "add", str(root), "part")
+    git(whole, "config", "--file=.gitmodules", "submodule.part.url", "../name.git")
+    git(whole, "add", "--all")
+    git(whole, "commit", "--quiet", "--message=whole")
+    url = f"ssh://{ssh_host}{whole}"
+    text = f"FROM scratch\nADD {url}#main /with/\nADD {url}?submodules=false /without/\n"
+    with project.files(project.build(text, ssh=[f"default={agent}"])) as container:
+        assert container.read_text("/with/part/run") == "second"
+        assert container.listdir("/with/part") == ["docs", "run"], "without what makes it a submodule"
+        assert container.listdir("/without/part") == []
+    with pytest.raises(BuildError, match="Permission denied") as caught:
+        project.build(f"FROM scratch\nADD {url}#main /again/\n")
+    assert "give the build an agent" in caught.value.hint
 
 
 def test_without_git_the_error_says_what_to_install(project, monkeypatch):
