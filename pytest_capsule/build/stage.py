@@ -191,7 +191,10 @@ class Stage:
     @_apply.register
     def _(self, instruction: ins.Run) -> None:
         if instruction.devices:
-            raise instruction.origin.error("RUN --device is not supported yet")
+            raise instruction.origin.error(
+                "RUN --device: device feature is only supported in Dockerfile frontend 1.14.0-labs or later",
+                hint="the stable frontend is followed here; RUN --security=insecure shows the devices of the host",
+            )
         script = instruction.script()
         mounts = RunMounts(instruction, self.around, self._workdir())
         command = Command(

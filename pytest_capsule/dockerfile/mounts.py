@@ -92,6 +92,8 @@ def parse_device(text: str) -> Device:
             if name:
                 raise DockerfileError(f"device name already set to {name}")
             name = value
+        elif name and not equals:
+            raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
         elif name:
             raise DockerfileError(f"unexpected key '{key}' in '{field}'", hint="known here: name, required")
         else:

@@ -42,9 +42,14 @@ class Copy:
             finally:
                 os.close(source)
             links.clear()
-        marks: dict[str, dict[str, Mark]] = {}
-        _take_marks(fd, "", marks)
-        return cls(fd, marks)
+        copy = cls(fd, {})
+        copy.settle()
+        return copy
+
+    def settle(self) -> None:
+        """Let what is there now count as what was copied."""
+        self.marks.clear()
+        _take_marks(self.fd, "", self.marks)
 
     def changes(self, prefix: str) -> list[dict[str, Any]]:
         """As ``files.changes``; ``prefix`` is where the copy is mounted."""

@@ -97,8 +97,11 @@ class StepMounts:
                 _mount_file(message, root, name)
             else:
                 mount_volume(message, f"step{number}", root, devices=devices)
-        if mounts:
-            self._stubs = [stub for upper in uppers if upper.copy is None for stub in _stubs(upper.fd, "")]
+        for upper in uppers if mounts else ():
+            if upper.copy is None:
+                self._stubs += _stubs(upper.fd, "")
+            else:
+                upper.copy.settle()
 
     def sweep(self) -> None:
         """Remove the mount points that had to be made, and the copies of directories on their way, if unchanged.

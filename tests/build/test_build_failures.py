@@ -152,6 +152,8 @@ def test_a_source_that_is_not_there(project, tmp_path, copy, reason, hint):
         ("FROM scratch\nADD --checksum=sha256:1 . /\n", 2, "checksum requires HTTP(S) or Git sources"),
         ("FROM scratch\nADD http://127.0.0.1/x.git?tagg=1 /\n", 2, "did you mean tag?"),
         ("FROM scratch\nADD http://127.0.0.1/x.git?tag=1&branch=2 /\n", 2, "branch conflicts with tag"),
+        ("FROM scratch\nRUN --device=a.org/b=c true\n", 2, "only supported in Dockerfile frontend 1.14.0-labs"),
+        ("FROM scratch\nRUN --device=a.org/b=c,d true\n", 2, "invalid field 'd' must be a key=value pair"),
         ("FROM rootfs:/no/such/folder\n", 1, "no such directory or tar"),
     ],
 )

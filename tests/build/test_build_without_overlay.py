@@ -114,6 +114,21 @@ def test_a_build_gives_what_it_gives_with_an_overlay(poor, engine, tmp_path, sma
     assert poor.build(tmp_path).id == image.id
 
 
+def test_mounts_leave_only_what_the_command_wrote(poor, tmp_path, small_tar):
+    mounts = {
+        "type=tmpfs": "/new/x",
+        "type=cache": "/srv/c",
+        "type=bind,source=Dockerfile": "/one/file",
+        f"type=bind,from=rootfs:{small_tar},source=/etc": "/opt/etc",
+    }
+    flags = " ".join(f"--mount={what},target={target}" for what, target in mounts.items())
+    text = f"RUN {flags} cat /one/file > /srv/c/copy; echo a > /written\n"
+    text += f"RUN --mount=type=tmpfs,target=/srv/t touch /srv/own\nRUN {flags} true\n"
+    (tmp_path / "Dockerfile").write_text(f"FROM rootfs:{small_tar}\n{text}")
+    image = poor.build(tmp_path)
+    assert [sorted(names) for names in shape(image.layers[1:])] == [["written"], ["srv", "srv/own"]]
+
+
 def test_changes_and_commit(poor, small_tar):
     image = poor.image(f"rootfs:{small_tar}")
     with poor.run(image, command=[]) as container:
