@@ -46,13 +46,20 @@ def show(item: pytest.Item, session: CapsuleSession) -> None:
 def containers_of(item: pytest.Item, session: CapsuleSession) -> Iterator[Container]:
     """A test's containers: those among the values of its fixtures, and those that did not even get ready."""
     seen = set()
-    values = [*getattr(item, "funcargs", {}).values(), session.stranded()]
-    for value in values:
+    for value in (*_fixture_values(item), session.stranded()):
         several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
         for one in several:
             if isinstance(one, Container) and one.status != "removed" and one.id not in seen:
                 seen.add(one.id)
                 yield one
+
+
+def _fixture_values(item: pytest.Item) -> Iterator[object]:
+    """What the fixtures of a test gave so far; ``funcargs`` lacks what only a fixture that failed had asked for."""
+    request = getattr(item, "_request", None)
+    for definition in request._fixture_defs.values() if request else ():
+        if definition.cached_result is not None:
+            yield definition.cached_result[0]
 
 
 def _kept(container: Container, item: pytest.Item, session: CapsuleSession, *, failed: bool) -> evidence.Facts:

@@ -104,6 +104,53 @@ def test_a_container_that_did_not_get_ready_is_shown_as_it_stands(suite):
     result.stdout.fnmatch_lines(["*was not ready within 0.1 s*", "*- container web: processes -*", "*sleep 1000"])
 
 
+@pytest.mark.parametrize("asking", ["broken", "broken, container", "container, broken"])
+def test_a_fixture_that_fails_after_its_container_shows_it(suite, asking):
+    result = suite(
+        f"""
+        import pytest
+
+        @pytest.fixture
+        def broken(container):
+            container.wait(60)
+            raise RuntimeError("no seed")
+
+        @pytest.mark.container("capsule/host", name="web", command=["echo", "last words"])
+        def test_it({asking}):
+            pass
+
+        def test_then(capsule):
+            assert {{one.status for one in capsule._open.values()}} <= {{"removed"}}
+        """
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*RuntimeError: no seed", "*- container web -*", "*exited with code 0", "last words"])
+
+
+def test_a_fixture_that_fails_before_its_container_starts_none(suite):
+    result = suite(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def broken(request):
+            if request.node.name == "test_it":
+                raise RuntimeError("too early")
+
+        @pytest.mark.container("capsule/host", command=[])
+        def test_it(container):
+            pass
+
+        def test_then(capsule):
+            assert {one.status for one in capsule._open.values()} <= {"removed"}
+        """
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.no_fnmatch_line("capsule: *")
+
+
 def run_printed(command, cache, script):
     """Run the command that a report shows, as its reader would, with ``script`` for the shell that it opens."""
     words = shlex.split(command)
