@@ -84,7 +84,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if only_planned or (session.testsfailed and not config.option.continue_on_collection_errors):
         return
     functions = [item for item in session.items if isinstance(item, pytest.Function)]
-    if asking := [function for function in functions if "_capsule_session" in function.fixturenames]:
+    asking = [function for function in functions if "_capsule_session" in function.fixturenames]
+    has_workers = getattr(config.option, "dist", "no") != "no"  # which know the tests
+    if has_workers or (asking and not hasattr(config, "workerinput")):
+        from pytest_capsule.termination import heed_sigterm
+
+        heed_sigterm(config)
+    if asking:
         fetch_images(asking)
 
 
@@ -145,13 +151,24 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     return explain(op, left, right)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report of the run, before anything can fail that is torn down with the session."""
+    config = session.config
+    path = config.stash[SETTINGS].report
+    if path is None or _GATHERER not in config.stash:
+        return
+    try:
+        write_report(path, config.stash[_GATHERER].told)
+    except OSError as error:
+        reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"ERROR: --capsule-report: {path}: {error.strerror}", red=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what the run did with containers, and write the report of it."""
-    told, settings = config.stash[_GATHERER].told, config.stash[SETTINGS]
+    """Say what the run did with containers."""
+    told = config.stash[_GATHERER].told
     if told and config.get_verbosity() >= 0:
-        show(terminalreporter, told, settings.durations)
-    if settings.report is not None:
-        try:
-            write_report(settings.report, told)
-        except OSError as error:
-            terminalreporter.write_line(f"ERROR: --capsule-report: {settings.report}: {error.strerror}", red=True)
+        show(terminalreporter, told, config.stash[SETTINGS].durations)
