@@ -26,7 +26,7 @@ def brief(container: Container, start: Start | None) -> Facts:
     return {
         "name": container.name,
         "id": container.id,
-        "image": str(container.image),
+        "image": _image(container, start),
         "status": container.status,
         "exit_code": container.exit_code,
         "signal": _signal(container),
@@ -34,6 +34,14 @@ def brief(container: Container, start: Start | None) -> Facts:
         "start_seconds": round(start.seconds, 4) if start is not None else None,
         "waited_for": start.waited_for if start is not None else None,
     }
+
+
+def _image(container: Container, start: Start | None) -> str:
+    """What to call its image; an id that nobody knows yet is not found out, for that reads all layers through."""
+    image = container.image
+    if image.tags or image.digested:
+        return str(image)
+    return start.image if start is not None else "without a name"
 
 
 def full(container: Container, start: Start | None) -> Facts:

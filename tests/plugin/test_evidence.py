@@ -212,6 +212,28 @@ def test_junit_has_properties_of_containers(suite, pytester):
     assert "capsule-kept/" in found["container.web.kept"]
 
 
+def test_no_report_reads_an_image_through_to_know_its_id(suite, pytester, tmp_path, monkeypatch):
+    def identify(packing, image):
+        raise AssertionError("an id was asked for")
+
+    monkeypatch.setattr("pytest_capsule.store.packing.Packing.identify", identify)
+    (tmp_path / "note").touch()
+    result = suite(
+        f"""
+        import pytest
+
+        @pytest.mark.container("rootfs:{tmp_path}", name="web", command=[])
+        @pytest.mark.parametrize("failing", [False, True])
+        def test_it(container, failing):
+            assert not failing
+        """,
+        "--junitxml=out.xml",
+    )
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"image rootfs:{tmp_path}, running, nothing logged"])
+
+
 @pytest.fixture
 def terminal():
     one = Terminal({**os.environ, "TERM": "xterm"})
