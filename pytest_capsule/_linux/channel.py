@@ -27,6 +27,8 @@ _LARGEST = 256 << 20  # bytes of a message that travels as a file
 _MARK = b"="
 _DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
 _GONE = "the other side is gone"
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time, and this is on the hot path
+_DECODER = json.JSONDecoder()
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -52,13 +54,13 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
 
 def encode(message: Message) -> bytes:
     """A message as the bytes of its datagram."""
-    return _MARK + json.dumps(message, separators=(",", ":")).encode()
+    return _MARK + _ENCODER.encode(message).encode()
 
 
 def decode(data: bytes) -> Message:
     """The message in the bytes of a datagram; ``ValueError`` for what is none."""
     try:
-        message = json.loads(data.removeprefix(_MARK))
+        message = _DECODER.decode(data.removeprefix(_MARK).decode())
     except RecursionError:
         raise ValueError("it is too deep") from None
     if not isinstance(message, dict):

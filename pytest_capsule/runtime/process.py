@@ -9,7 +9,6 @@ import functools
 import io
 import os
 import select
-import selectors
 import signal
 import socket
 import struct
@@ -201,14 +200,18 @@ class Process:
 
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None and _readable(self._answers.fileno(), timeout):
-            with self._lock:
-                if self.returncode is None:
-                    try:
-                        self.returncode = channel.answer(self._answers)[0]["exit"]
-                    except OSError:  # init is gone, and with it everything in the container
-                        self.lost = True
-                        self.returncode = -signal.SIGKILL
+            self._hear_end()
         return self.returncode
+
+    def _hear_end(self) -> None:
+        """Take the answer that says how it ended, and is there, unless another thread has taken it."""
+        with self._lock:
+            if self.returncode is None:
+                try:
+                    self.returncode = channel.answer(self._answers)[0]["exit"]
+                except OSError:  # init is gone, and with it everything in the container
+                    self.lost = True
+                    self.returncode = -signal.SIGKILL
 
     @property
     def exit_code(self) -> int | None:
@@ -257,29 +260,32 @@ class Process:
             self._exchanging = True
             self._pending = memoryview(data.encode() if isinstance(data, str) else data or b"")
             self._chunks = {name: [] for name in ("stdout", "stderr") if self._end(name) is not None}
-        with selectors.PollSelector() as selector:
-            for name in self._chunks:
-                selector.register(self._ends[name], selectors.EVENT_READ, name)
-            stdin = self._end("stdin")
-            if stdin is not None and self._pending:
-                os.set_blocking(stdin, False)
-                selector.register(stdin, selectors.EVENT_WRITE)
-            else:
-                self._close_end("stdin")
-            selector.register(self._answers, selectors.EVENT_READ)
-            while self.returncode is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise subprocess.TimeoutExpired(self.args, timeout or 0, *self._outputs(text=False))
-                for key, _ in selector.select(left):
-                    if key.fileobj is self._answers:
-                        self.poll()
-                    elif key.events == selectors.EVENT_WRITE:
-                        self._feed(selector)
-                    elif not _read_some(key.fd, self._chunks[key.data]):
-                        selector.unregister(key.fd)
-        for name, parts in self._chunks.items():
-            _read_rest(self._ends[name], parts)
+        poll = select.poll()
+        unfinished = {self._ends[name]: parts for name, parts in self._chunks.items()}
+        for fd in unfinished:
+            poll.register(fd, select.POLLIN)
+        stdin = self._end("stdin")
+        if stdin is not None and self._pending:
+            os.set_blocking(stdin, False)
+            poll.register(stdin, select.POLLOUT)
+        else:
+            self._close_end("stdin")
+        ended = self._answers.fileno()
+        poll.register(ended, select.POLLIN)
+        while self.returncode is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0, *self._outputs(text=False))
+            for fd, _ in poll.poll(None if left is None else left * 1000):
+                if fd == ended:
+                    self._hear_end()
+                elif fd == stdin:
+                    self._feed(poll)
+                elif not _read_some(fd, unfinished[fd]):
+                    poll.unregister(fd)
+                    del unfinished[fd]
+        for fd, parts in unfinished.items():
+            _read_rest(fd, parts)
         return self._outputs(text=self._text)
 
     def _converse(self, data: Any, timeout: float | None) -> tuple[Any, Any]:
@@ -313,14 +319,14 @@ class Process:
         output = b"".join(shown)
         return (output.decode("utf-8", "replace"), "") if self._text else (output, b"")
 
-    def _feed(self, selector: selectors.BaseSelector) -> None:
+    def _feed(self, poll: select.poll) -> None:
         stdin = self._ends["stdin"]
         try:
             self._pending = self._pending[os.write(stdin, self._pending[:_CHUNK]) :]
         except BrokenPipeError:
             self._pending = self._pending[len(self._pending) :]
         if not self._pending:
-            selector.unregister(stdin)
+            poll.unregister(stdin)
             self._close_end("stdin")
 
     def _outputs(self, *, text: bool) -> tuple[Any, Any]:
