@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +75,12 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     finally:
         config._ensure_unconfigure()
     return 0 if report.works else 1
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Call a parameter that is a ``Build`` by what it builds: ``app:dev``, not ``build0``."""
+    spec = sys.modules.get("pytest_capsule.spec")  # there is no such parameter before that is imported
+    return val.short_name if spec is not None and isinstance(val, spec.Build) else None
 
 
 @pytest.hookimpl(tryfirst=True)

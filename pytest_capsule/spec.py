@@ -35,6 +35,13 @@ class Build:
     cache_from: str | Sequence[str] = ()
     cache_to: str | Sequence[str] = ()
 
+    @property
+    def short_name(self) -> str:
+        """What to call it in a test's id: its tag or its folder, the target and the build arguments."""
+        named = self.tag or os.path.basename(os.path.abspath(self.context))
+        details = (*([self.target] if self.target else []), *(f"{k}={v}" for k, v in self.build_args.items()))
+        return ":".join((named, *details))
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
