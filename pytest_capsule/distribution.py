@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, TypeVar
 
 from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, RegistryError, UsageError
@@ -59,6 +60,8 @@ class Artifact:
 
 
 Tell = Callable[[TransferEvent], object]
+Watching = Callable[[Path], AbstractContextManager[Callable[[], None]]]
+"""Begins to read a file that is being written; to be told whenever there is more."""
 
 
 class Distribution:
@@ -136,27 +139,56 @@ class Distribution:
 
         def fetch(pair: tuple[Descriptor, Digest], stopped: threading.Event) -> None:
             layer, diff_id = pair
-            was_here = self._fetch(repository, layer, tell, stopped)
+            unpacking = partial(self._packing.unpacking, layer, diff_id)
+            was_here = self._fetch(repository, layer, tell, stopped, unpacking)
             if not stopped.is_set():
                 self._packing.unpack_layer(layer, diff_id)
                 tell(TransferEvent("Already exists" if was_here else "Pull complete", layer.digest.short))
 
         _all_at_once(fetch, pairs)
 
-    def _fetch(self, repository: Repository, layer: Descriptor, tell: Tell, stopped: threading.Event) -> bool:
-        """Have the blob of a layer in the store; whether it was there before, or another process fetched it."""
-        name = layer.digest.short
+    def _fetch(
+        self, repository: Repository, layer: Descriptor, tell: Tell, stopped: threading.Event, watching: Watching
+    ) -> bool:
+        """Have the blob of a layer in the store; whether it was there before, or another process fetched it.
+
+        What an earlier download has left is taken up, and fetched anew where it turns out to be damaged.
+        """
         with self._content.lock(layer.digest):
             if self._content.has(layer.digest):
                 return True
-            with self._content.write(layer.digest, layer.size) as blob:
-                for piece in repository.blob(layer):
-                    if stopped.is_set():
-                        raise _Stopped
-                    blob.write(piece)
-                    tell(TransferEvent("Downloading", name, blob.written, layer.size))
-        tell(TransferEvent("Download complete", name))
+            begun = self._content.begun(layer.digest)
+            if not (begun.exists() and self._is_completed(repository, layer, tell, stopped)):
+                begun.touch()
+                with watching(begun) as more:
+                    self._download(repository, layer, tell, stopped, more)
         return False
+
+    def _is_completed(self, repository: Repository, layer: Descriptor, tell: Tell, stopped: threading.Event) -> bool:
+        """Fetch what is missing of a blob; whether that gave it. Nobody reads it meanwhile: it may be wrong."""
+        try:
+            self._download(repository, layer, tell, stopped, _nothing)
+        except ContentMismatch:
+            return False
+        return True
+
+    def _download(
+        self,
+        repository: Repository,
+        layer: Descriptor,
+        tell: Tell,
+        stopped: threading.Event,
+        more: Callable[[], None],
+    ) -> None:
+        with self._content.resume(layer.digest, layer.size) as blob:
+            for piece in repository.blob(layer, blob.written) if blob.written < layer.size else ():
+                if stopped.is_set():
+                    raise _Stopped
+                blob.write(piece)
+                blob.flush()
+                more()
+                tell(TransferEvent("Downloading", layer.digest.short, blob.written, layer.size))
+        tell(TransferEvent("Download complete", layer.digest.short))
 
     def artifact(self, reference: Reference) -> Artifact:
         """An artifact that is no image: its manifest and config. ``ImageNotFound``, ``RegistryError``."""
@@ -167,7 +199,7 @@ class Distribution:
             return Artifact(manifest, repository.document(manifest.config), partial(self._fetch_quietly, repository))
 
     def _fetch_quietly(self, repository: Repository, layer: Descriptor) -> None:
-        self._fetch(repository, layer, lambda event: None, threading.Event())
+        self._fetch(repository, layer, lambda event: None, threading.Event(), lambda path: nullcontext(_nothing))
 
     # -- push ---------------------------------------------------------------------------------------------------------
 
@@ -263,6 +295,10 @@ class _Part:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _nothing() -> None:
+    """Nobody reads what comes while it comes."""
 
 
 def _one_at_a_time(tell: Tell) -> Tell:

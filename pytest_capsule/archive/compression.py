@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import os
 import queue
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 try:  # Python 3.14 has it; the extra ``zstd`` brings the same module to older ones
     from compression import zstd as _zstd  # type: ignore[import-not-found, unused-ignore]
@@ -27,6 +28,13 @@ _MOST = 200
 
 class Broken(Exception):
     """An archive or a compressed stream that is damaged, or of a kind that cannot be read here."""
+
+
+class Readable(Protocol):
+    """What a stream is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
 
 
 class _Decompressor(Protocol):
@@ -90,7 +98,7 @@ def compression_of(head: bytes) -> str:
     return next((name for magic, (name, _) in _KINDS.items() if head.startswith(magic)), "")
 
 
-def unpacked(file: IO[bytes]) -> Iterator[bytes]:
+def unpacked(file: Readable) -> Iterator[bytes]:
     """The content of ``file`` in pieces of at most 4 MiB, decompressed if it is compressed; raises ``Broken``.
 
     What is compressed may give 1 GiB, and more only as long as it is not more than 200 times what was read: else it is
@@ -108,7 +116,7 @@ def unpacked(file: IO[bytes]) -> Iterator[bytes]:
         head = file.read(_READ)
 
 
-def _decompressed(file: IO[bytes], data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+def _decompressed(file: Readable, data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
     """Several streams one after another are one, as for gzip(1); zeros after the last are padding."""
     taken, given = len(data), 0
     while data.strip(b"\0"):
@@ -135,6 +143,22 @@ def _decompressed(file: IO[bytes], data: bytes, make: Callable[[], _Decompressor
         if not data:
             data = file.read(_READ)
             taken += len(data)
+
+
+class Growing:
+    """A file that somebody writes meanwhile. ``news`` is a pipe: a byte in it says that there is more, its end that
+    there will be no more. Closes neither."""
+
+    def __init__(self, file: Readable, news: int) -> None:
+        self._file = file
+        self._news = news
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes, which are waited for; none at the end."""
+        while not (data := self._file.read(size)):
+            if not os.read(self._news, _READ):
+                return self._file.read(size)
+        return data
 
 
 def ahead(pieces: Iterator[bytes], see: Callable[[bytes], object]) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ import zlib
 from typing import Any
 
 from pytest_capsule._linux import constants, syscalls
-from pytest_capsule.archive.compression import Broken, ahead, unpacked
+from pytest_capsule.archive.compression import Broken, Growing, Readable, ahead, unpacked
 from pytest_capsule.archive.members import Reader
 from pytest_capsule.archive.pack import packed
 from pytest_capsule.archive.unpack import Placing, inside, named_owner
@@ -40,14 +40,24 @@ def unpack_layer(blob: str, tree: str, implied_metadata: Metadata) -> dict[str, 
     directories that the archive has something in and does not name; or only ``broken``, which says how it is damaged.
     Runs where files of all owners may be made (``runtime.worker``).
     """
+    with open(blob, "rb") as file:
+        return _unpack(file, tree, implied_metadata)
+
+
+def unpack_growing_layer(tree: str, implied_metadata: Metadata, blob: int, news: int) -> dict[str, Any]:
+    """As ``unpack_layer``, of the open file ``blob``, which is still being written (``compression.Growing``)."""
+    with open(blob, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        return _unpack(Growing(file, news), tree, implied_metadata)
+
+
+def _unpack(blob: Readable, tree: str, implied_metadata: Metadata) -> dict[str, Any]:
     os.mkdir(tree, 0o755)
     os.chmod(tree, 0o755)
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     digest = hashlib.sha256(usedforsecurity=False)
     try:
-        with open(blob, "rb") as file:
-            pieces = ahead(unpacked(file), digest.update)
-            implied = _place_members(Reader(pieces), root)
+        implied = _place_members(Reader(ahead(unpacked(blob), digest.update)), root)
         for path in sorted(implied_metadata.keys() & implied, reverse=True):
             mode, uid, gid, mtime_ns = implied_metadata[path]
             os.chown(tree + path, uid, gid)

@@ -115,13 +115,14 @@ class Repository:
             raise self._own.wrong(call, self._path, f"a config of {descriptor.size} bytes is larger than any may be")
         return b"".join(self.blob(descriptor))
 
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
-        """A blob, piece by piece, taken up again where it broke off.
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:
+        """A blob, piece by piece from ``offset`` on, taken up again where it broke off.
 
-        Only when the last piece has been taken is it known to be right: ``RegistryError`` comes then if it is not.
+        Only when the last piece has been taken is it known to be right: ``RegistryError`` comes then if it is not. With
+        an ``offset`` that is for the caller to see, who has all of it.
         """
         call = self._read_call("GET", f"/blobs/{descriptor.digest}", expect=(200, 206))
-        download = Download(call, descriptor, self._patience)
+        download = Download(call, descriptor, self._patience, offset)
         for position, host in enumerate(self._hosts):
             try:
                 yield from download.run(host)

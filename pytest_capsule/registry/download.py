@@ -21,15 +21,17 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 class Download:
     """A blob being read, from one host or, where that fails, the rest from another.
 
-    ``is_wrong``: what came is not the blob, so that nobody can help any more.
+    Where the first ``offset`` bytes were here before, whoever has them checks the digest of the whole. ``is_wrong``:
+    what came is not the blob, so that nobody can help any more.
     """
 
-    def __init__(self, call: Call, descriptor: Descriptor, patience: Patience) -> None:
+    def __init__(self, call: Call, descriptor: Descriptor, patience: Patience, offset: int = 0) -> None:
         self._call = call
         self._descriptor = descriptor
         self._patience = patience
         self._hash = hashlib.new(descriptor.digest.algorithm, usedforsecurity=False)
-        self._offset = 0
+        self._offset = offset
+        self._is_whole = not offset
         self.is_wrong = False
 
     def run(self, host: Host) -> Iterator[bytes]:
@@ -47,7 +49,7 @@ class Download:
             if not self._patience.pause(failures):
                 raise error
         digest = f"{self._descriptor.digest.algorithm}:{self._hash.hexdigest()}"
-        if digest != str(self._descriptor.digest):
+        if self._is_whole and digest != str(self._descriptor.digest):
             raise self._wrong(host, response.url, f"what it sent is not {self._descriptor.digest} but {digest}")
 
     def _resumed_call(self) -> Call:

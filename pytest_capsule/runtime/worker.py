@@ -76,11 +76,11 @@ class Crew:
         for worker in self._workers:  # those that were never needed are never started
             self._idle.put(worker)
 
-    def call(self, module: str, function: str, *args: Any) -> Any:
+    def call(self, module: str, function: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
         """As ``Worker.call``; waits until one of them is free."""
         worker = self._idle.get()
         try:
-            return worker.call(module, function, *args)
+            return worker.call(module, function, *args, descriptors=descriptors)
         finally:
             self._idle.put(worker)
 

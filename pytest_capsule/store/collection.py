@@ -11,8 +11,9 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_capsule.errors import CapsuleError
@@ -23,6 +24,7 @@ from pytest_capsule.store.content import claim_of
 from pytest_capsule.store.image import Image
 from pytest_capsule.store.store import Store, claim_of_layer
 
+_PATIENCE = 24 * 3600  # seconds for which somebody may go on with a download that broke off
 _BUILD_STEP = re.compile("[0-9a-f]{64}")
 
 
@@ -73,7 +75,8 @@ def prune(
     in_use: Collection[str] = (),
 ) -> Pruned:
     """Remove images without a name and what nothing holds, with ``build_cache`` the steps of builds and the folders of
-    cache mounts, with ``all`` both and images with names.
+    cache mounts, with ``all`` both and images with names. What broken downloads have left goes after a day, and with
+    ``all`` at once.
 
     Nothing goes that another living engine has claimed, or that is in ``in_use`` (claims of this one), and none of
     ``keep_images``. With ``keep`` only as much goes as makes the store that small in bytes, what was not used for
@@ -82,7 +85,9 @@ def prune(
     store.collect()
     with store.scratch() as trash, store.claims.held():  # what is in the trash is removed when the lock is free again
         pruning = _Pruning(store, {*store.claims.of_others(), *store.claims.needed(), *in_use}, keep)
-        return pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
+        pruned = pruning.run(trash, all=all, build_cache=all or build_cache, keep_images=keep_images)
+        begun = store.content.forget_begun(trash, time.time() - (0 if all and keep is None else _PATIENCE))
+        return replace(pruned, size=pruned.size + begun)
 
 
 class _Pruning:

@@ -16,6 +16,7 @@ from pytest_capsule.oci.digest import Digest
 from pytest_capsule.store.claims import Claims
 
 _T = TypeVar("_T")
+_CHUNK = 1 << 20
 
 
 class BlobWriter:
@@ -25,6 +26,16 @@ class BlobWriter:
         self._file = file
         self._hash = hashlib.new(digest.algorithm if digest else "sha256", usedforsecurity=False)
         self.written = 0
+
+    def take_up(self) -> None:
+        """Go on behind what the file has already, which is read and hashed again."""
+        while data := self._file.read(_CHUNK):
+            self._hash.update(data)
+            self.written += len(data)
+
+    def flush(self) -> None:
+        """Let everybody who reads the file see what was written."""
+        self._file.flush()
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes, which are hashed on the way."""
@@ -48,15 +59,22 @@ class BlobWriter:
 class Content:
     """The blobs of a store, in ``root/ALGORITHM/HEX``; any number of threads and processes may use them at once.
 
-    ``scratch`` is this engine's own folder, from which a blob appears by a rename. ``lock(name)`` holds a lock against
-    everybody else. A blob that was asked for or written through this value stays until the engine is closed.
+    ``scratch`` is this engine's own folder, from which a blob appears by a rename; ``begun`` is where those are that no
+    download has finished yet. ``lock(name)`` holds a lock against everybody else. A blob that was asked for or written
+    through this value stays until the engine is closed.
     """
 
     def __init__(
-        self, root: Path, scratch: Path, claims: Claims, lock: Callable[[str], AbstractContextManager[None]]
+        self,
+        root: Path,
+        scratch: Path,
+        begun: Path,
+        claims: Claims,
+        lock: Callable[..., AbstractContextManager[None]],
     ) -> None:
         self.root = root
         self._scratch = scratch
+        self._begun = begun
         self._claims = claims
         self._lock = lock
 
@@ -94,7 +112,7 @@ class Content:
                         for chunk in response:
                             blob.write(chunk)
         """
-        return self._lock(f"blob-{digest.hex}")
+        return self._lock(claim_of(digest))
 
     @contextlib.contextmanager
     def write(self, digest: Digest | None = None, size: int | None = None) -> Iterator[BlobWriter]:
@@ -107,20 +125,51 @@ class Content:
             with path.open("xb") as file:
                 writer = BlobWriter(file, digest)
                 yield writer
-            expected, found = digest or writer.digest, writer.digest
-            if size is not None and writer.written != size:
-                raise ContentMismatch(
-                    f"blob {expected} has {writer.written} bytes and should have {size}",
-                    digest=str(expected),
-                    found=str(found),
-                )
-            if found != expected:
-                raise ContentMismatch(
-                    f"what came as blob {expected} has the digest {found}", digest=str(expected), found=str(found)
-                )
+            _check(writer, digest, size)
             self.adopt(path, writer.digest)
         finally:
             path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def resume(self, digest: Digest, size: int) -> Iterator[BlobWriter]:
+        """Write a blob as ``write`` does, behind what a download of it has left that was broken off or killed.
+
+        ``lock`` is held meanwhile. What is written stays for the next one when the block ends with an error, unless it
+        is wrong (``ContentMismatch``: only all of it has a digest) or the disk is full (``StoreError``).
+        """
+        path = self.begun(digest)
+        try:
+            path.touch()
+            with path.open("r+b") as file:
+                writer = BlobWriter(file, digest)
+                writer.take_up()
+                if writer.written > size:
+                    writer.start_over()
+                yield writer
+            _check(writer, digest, size)
+        except ContentMismatch:
+            path.unlink(missing_ok=True)
+            raise
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from None
+        self.adopt(path, digest)
+
+    def begun(self, digest: Digest) -> Path:
+        """Where a download of a blob keeps what it has."""
+        return self._begun / claim_of(digest)
+
+    def forget_begun(self, trash: Path, before: float) -> int:
+        """Move what unfinished downloads have left since before that time (since 1970) into the folder ``trash``, and
+        return its bytes. Those that go on now stay."""
+        freed = 0
+        for path in self._begun.iterdir():
+            with contextlib.suppress(TimeoutError, FileNotFoundError), self._lock(path.name, timeout=0):
+                info = path.stat()
+                if info.st_mtime <= before:
+                    path.rename(trash / path.name)
+                    freed += info.st_size
+        return freed
 
     def add(self, data: bytes) -> Digest:
         """Keep a small blob."""
@@ -153,6 +202,20 @@ class Content:
             ) from None
 
 
+def _check(writer: BlobWriter, digest: Digest | None, size: int | None) -> None:
+    expected, found = digest or writer.digest, writer.digest
+    if size is not None and writer.written != size:
+        raise ContentMismatch(
+            f"blob {expected} has {writer.written} bytes and should have {size}",
+            digest=str(expected),
+            found=str(found),
+        )
+    if found != expected:
+        raise ContentMismatch(
+            f"what came as blob {expected} has the digest {found}", digest=str(expected), found=str(found)
+        )
+
+
 def claim_of(digest: Digest) -> str:
-    """The name under which an engine claims a blob."""
+    """The name under which an engine claims a blob, locks it, and begins to fetch it."""
     return f"blob-{digest.algorithm}-{digest.hex}"

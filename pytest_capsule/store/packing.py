@@ -9,8 +9,11 @@ is pushed with the same bytes, and a layer that several images share is packed o
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pytest_capsule.archive import layers as archived_layers
@@ -28,6 +31,14 @@ Call = Callable[..., Any]
 
 _HOST_DIRECTORIES = "io.pytest-capsule.host-directories"
 _DEEPEST = 8  # indexes within indexes
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A blob that is being written: the descriptor of its file, and of a pipe that tells of it."""
+
+    blob: int
+    news: int
 
 
 class Packing:
@@ -171,6 +182,33 @@ class Packing:
         """Unpack one layer whose blob is in ``content`` ahead of ``unpack``: while the others are still coming, say."""
         return self._unpacked(descriptor, diff_id)[0]
 
+    @contextlib.contextmanager
+    def unpacking(self, descriptor: Descriptor, diff_id: Digest, path: Path) -> Iterator[Callable[[], None]]:
+        """Unpack one layer while the block writes its blob into the file ``path``.
+
+        The block calls what it is given whenever there is more to read. When it ends, so does the unpacking; the errors
+        are those of ``unpack``. The files are kept only if they are those of ``diff_id``.
+        """
+        blob = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        news, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writing, False)
+
+        def tell() -> None:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it knows, or it is through
+                os.write(writing, b"\n")
+
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1, "capsule-unpacking") as pool:
+                unpacked = pool.submit(self._unpacked, descriptor, diff_id, _Coming(blob, news))
+                try:
+                    yield tell
+                finally:
+                    os.close(writing)
+                unpacked.result()
+        finally:
+            os.close(news)
+            os.close(blob)
+
     def _unpack_layers(self, descriptors: Sequence[Descriptor], config: ImageConfig) -> tuple[Layer, ...]:
         pairs = list(zip(descriptors, config.diff_ids, strict=True))
         self._in_parallel(lambda pair: self._unpacked(*pair), list({pair[1]: pair for pair in pairs}.values()))
@@ -183,13 +221,15 @@ class Packing:
             layers.append(layer)
         return tuple(layers)
 
-    def _unpacked(self, descriptor: Descriptor, diff_id: Digest) -> tuple[Layer, list[str]]:
+    def _unpacked(
+        self, descriptor: Descriptor, diff_id: Digest, coming: _Coming | None = None
+    ) -> tuple[Layer, list[str]]:
         """A layer, and the directories of it whose metadata are those of the layers below, which it does not tell."""
         key = f"diff-{diff_id.hex}"
         with self._store.lock(key):
             record = self._store.step(key)
             if record is None:
-                layer, implied = self._read_tar(descriptor, diff_id, {})
+                layer, implied = self._read_tar(descriptor, diff_id, {}, coming)
                 record = {"layer": layer.id, "implied": implied}
                 self._store.keep_step(key, record)
             return self._store.layer(record["layer"]), record["implied"]
@@ -205,14 +245,22 @@ class Packing:
             return self._store.layer(record["layer"])
 
     def _read_tar(
-        self, descriptor: Descriptor, diff_id: Digest | None, metadata: dict[str, Any]
+        self,
+        descriptor: Descriptor,
+        diff_id: Digest | None,
+        metadata: dict[str, Any],
+        coming: _Coming | None = None,
     ) -> tuple[Layer, list[str]]:
         blob = self._content.path(descriptor.digest)
-        if not self._content.has(descriptor.digest):
+        if coming is None and not self._content.has(descriptor.digest):
             raise StoreError(f"blob {descriptor.digest} is missing from the store", path=str(blob))
         with self._store.scratch() as scratch:
             tree = scratch / "fs"
-            found = self._work("unpack_layer", str(blob), str(tree), metadata)
+            if coming is None:
+                found = self._work("unpack_layer", str(blob), str(tree), metadata)
+            else:
+                opened = (coming.blob, coming.news)
+                found = self._work("unpack_growing_layer", str(tree), metadata, descriptors=opened)
             if "broken" in found:
                 raise MalformedImage(found["broken"], document=f"layer {descriptor.digest}")
             if diff_id is not None and found["diff_id"] != str(diff_id):
@@ -251,9 +299,9 @@ class Packing:
 
     # -- the work -----------------------------------------------------------------------------------------------------
 
-    def _work(self, function: str, *args: Any) -> Any:
+    def _work(self, function: str, *args: Any, descriptors: Sequence[int] = ()) -> Any:
         try:
-            return self._call(archived_layers.__name__, function, *args)
+            return self._call(archived_layers.__name__, function, *args, descriptors=descriptors)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             raise StoreError(

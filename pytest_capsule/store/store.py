@@ -7,6 +7,7 @@
     layers/ID/packed.json     its tar: diff_id, and the blob that has it
     images/HEX.json           an image: config, layers, host directories, manifest; or the id that it has now
     blobs/ALGORITHM/HEX       manifests, configs and layers as registries and archives have them
+    begun/blob-ALGORITHM-HEX  what a download has of a blob, for the next one to go on
     references/NAME           the id that a reference names; NAME is its text, percent-encoded
     steps/KEY.json            what a build step gave: the cache
     memory/HASH.json          content digests of a build context's files, by inode and times
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_FOLDERS = ("layers", "images", "references", "steps", "memory", "blobs", "tmp", "locks", "blank", "empty")
+_FOLDERS = ("layers", "images", "references", "steps", "memory", "blobs", "begun", "tmp", "locks", "blank", "empty")
 # Empty files and directories at the very bottom of every root filesystem, to mount on: no image needs to have them, and
 # none gets them in a layer of its own.
 _MOUNT_POINTS = ("proc", "sys", "dev", "etc")
@@ -75,7 +76,7 @@ class Store:
             self._lay_mount_points()
             self._own = self._claim()
             self.claims = Claims(root / "tmp", self._own, root / "locks" / "in-use")
-            self.content = Content(root / "blobs", self._own, self.claims, self.lock)
+            self.content = Content(root / "blobs", self._own, root / "begun", self.claims, self.lock)
         except OSError as error:
             raise StoreError(
                 f"the image store {root} cannot be used: {error.strerror} ({error.filename})",
