@@ -96,6 +96,7 @@ class Distribution:
             self._fetch_layers(repository, manifest, tell)
             image = self._packing.unpack(descriptor)
         self._remember(reference, (layer.digest for layer in manifest.layers))
+        self._store.note_digest(manifest.config.digest, f"{reference.familiar_name}@{document.digest}")
         tell(TransferEvent(f"Digest: {document.digest}"))
         is_new = before is None or before.id != image.id
         what = "Downloaded newer image for" if is_new else "Image is up to date for"
@@ -226,6 +227,7 @@ class Distribution:
         repository.push_blob(self._source(packed.manifest.config))
         digest = repository.push_manifest(packed.data, packed.descriptor.media_type, reference.tag)
         self._remember(reference, (layer.digest for layer in packed.manifest.layers))
+        self._store.note_digest(packed.manifest.config.digest, f"{reference.familiar_name}@{digest}")
         tell(TransferEvent(f"{reference.tag}: digest: {digest} size: {len(packed.data)}"))
         return digest
 

@@ -291,6 +291,10 @@ class Engine:
                 self._distribution = Distribution.of(self._store, self._packing, self._registry_settings)
             return self._distribution
 
+    def repo_digests(self, image: str | Image) -> list[str]:
+        """``NAME@DIGEST`` for each repository that it was pulled from or pushed to, as ``docker inspect`` has them."""
+        return self._store.digests(self._local(image).id)
+
     def images(self) -> list[Image]:
         """All images of the store, the newest first."""
         self._check_open()

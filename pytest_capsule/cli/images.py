@@ -260,7 +260,7 @@ def _described(engine: Engine, image: Image) -> dict[str, Any]:
     return {
         "Id": image.id,
         "RepoTags": tags,
-        "RepoDigests": [],
+        "RepoDigests": engine.repo_digests(image),
         "Parent": "",
         "Comment": config.history[-1].comment if config.history else "",
         "Created": config.created,

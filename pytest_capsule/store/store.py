@@ -377,6 +377,7 @@ class Store:
         for former in self._former_ids(image_id):
             self._image_path(former).unlink(missing_ok=True)
         self._image_path(image_id).unlink(missing_ok=True)
+        (self.root / "memory" / f"{_digests_of(image_id)}.json").unlink(missing_ok=True)
 
     def is_former(self, image_id: str) -> bool:
         """Whether it is what an image went by before its id was asked for."""
@@ -407,6 +408,16 @@ class Store:
 
     def _reference_path(self, reference: Reference) -> Path:
         return self.root / "references" / urllib.parse.quote(str(reference.exact), safe="")
+
+    def note_digest(self, config: Digest, name: str) -> None:
+        """Remember what an image is in a registry: ``NAME@DIGEST`` of its manifest, or of the index that has it."""
+        known = self.digests(str(config))
+        if name not in known:
+            self.remember(_digests_of(str(config)), {"names": [*known, name]})
+
+    def digests(self, image_id: str) -> list[str]:
+        """All that is remembered of the image with that id."""
+        return list(self.memory(_digests_of(image_id)).get("names", []))
 
     # -- the cache of build steps, and what contexts hold -----------------------------------------------------------
 
@@ -482,6 +493,10 @@ class _NoPacker:
 def claim_of_layer(name: str) -> str:
     """The name under which an engine claims a layer."""
     return f"layer-{name}"
+
+
+def _digests_of(image_id: str) -> str:
+    return f"digests-{image_id.removeprefix('sha256:')}"
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

@@ -71,6 +71,8 @@ def test_an_image_goes_there_and_comes_back_the_same(docker_registry, built, new
     assert read(other, name, "/etc/file1") == "content 2\n" * 1000
     assert other.push(name, f"{docker_registry.host}/team/again:2") == digest
     assert docker_registry.asked("PUT /v2/team/again/blobs/uploads") == 1  # the config: layers are taken next door
+    assert engine.repo_digests(image) == [f"{docker_registry.host}/team/app@{digest}"]
+    assert other.repo_digests(name) == [f"{docker_registry.host}/team/{app}@{digest}" for app in ("app", "again")]
 
 
 def test_a_pull_of_what_is_here_fetches_nothing(docker_registry, built, new_engine):

@@ -1,6 +1,7 @@
 """``capsule pull`` and ``push`` as a user runs them, and a terminal's view of them."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -53,6 +54,8 @@ def test_dockers_words_there_and_back(docker_registry, capsule):
         f"Status: Downloaded newer image for {name}:latest",
         f"{name}:latest",
     ]
+    (inspected,) = json.loads(capsule("inspect", name, cache="other").stdout)
+    assert inspected["RepoDigests"] == [f"{name}@{digest}"]
     assert f"Status: Image is up to date for {name}:latest" in capsule("pull", name, cache="other").stdout
     assert capsule("pull", "-q", f"{name}@{digest}", cache="other").stdout == f"{name}@{digest}\n"
 
