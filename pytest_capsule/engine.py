@@ -39,6 +39,7 @@ from pytest_capsule.outbound import Outbound
 from pytest_capsule.progress import in_words
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
+from pytest_capsule.runtime.borrowed import BorrowedContainer, Lent
 from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.limits import Limits, parse_size
@@ -569,14 +570,23 @@ class Engine:
         container.outbound = location.outbound
         container.on_close(disk.close)
         undo.callback(container.close)
-        with self._lock:
-            self._open[identity] = container
-        container.on_close(lambda: self._open.pop(identity, None))
+        self._note_open(container)
         if location.outbound:
             container.ip = outbound.ADDRESS
         if location.membership is not None and host is not None:
             container.ip, container.ip6 = host.ipv4, host.ipv6
             location.membership.network.add(container, host)
+        return container
+
+    def _note_open(self, container: Container) -> None:
+        with self._lock:
+            self._open[container.id] = container
+        container.on_close(lambda: self._open.pop(container.id, None))
+
+    def attach(self, lent: Lent, descriptors: Sequence[int], ask: Callable[..., Any]) -> Container:
+        """A container that the engine of another process has started and lends: see ``BorrowedContainer``."""
+        container = BorrowedContainer(self._supervisor, self._pump, lent, descriptors, ask)
+        self._note_open(container)
         return container
 
     def _classify(self, entries: list[dict[str, str]], lowers: Mapping[str, Sequence[str]]) -> list[changes.Change]:

@@ -57,18 +57,32 @@ def image_fixture(
     return _made(fixture, scope, asked)
 
 
-def container_fixture(image: Any = None, *, scope: Scope = "function", **keywords: Any) -> Callable[..., Container]:
-    """A fixture that gives a running ``Container``; the keywords are those of the marker."""
+def container_fixture(
+    image: Any = None, *, scope: Scope | None = None, shared: bool = False, **keywords: Any
+) -> Callable[..., Container]:
+    """A fixture that gives a running ``Container``; the keywords are those of the marker.
+
+    ``scope`` is "function" if not given. With ``shared`` it is "session", and all workers of pytest-xdist get the same
+    container, which lives as long as the run.
+    """
     asked = _asked(*([] if image is None else [image]), **keywords)
+    if shared and scope not in (None, "session"):
+        error = UsageError(f"container_fixture(shared=True, scope={scope!r}): what is shared has the scope session")
+        raise placed(error, asked.where)
 
     def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[Container]:
         with _capsule_session.engine.volume_scope() as volumes:
+            folders = asked.folders(request.config)
             with explaining(asked.where, request.config):
-                container = _capsule_session.start(asked.spec, asked.folders(request.config), volumes)
+                if shared:
+                    key = asked.where, request.fixturename
+                    container = _capsule_session.share(key, asked.spec, folders, volumes)
+                else:
+                    container = _capsule_session.start(asked.spec, folders, volumes)
             with container:
                 yield container
 
-    return _made(fixture, scope, asked)
+    return _made(fixture, scope or ("session" if shared else "function"), asked)
 
 
 def service_fixture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,13 +16,16 @@ from pytest_capsule.fixtures import (
     container_spec,
     containers,
     fetch_images,
+    open_session,
     prepare,
 )
-from pytest_capsule.settings import SETTINGS, add_options, read_settings
+from pytest_capsule.settings import LENDER, SETTINGS, add_options, read_settings
 from pytest_capsule.summary import Gatherer, show, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from pytest_capsule.lending import Lender
 
 __all__ = ["_capsule_session", "capsule", "container", "container_spec", "containers"]
 
@@ -34,6 +37,7 @@ container(image=None, *, build=None, **keywords): the test's own container, for 
     examples: container("hello-world"), container(build="app", ports=[8000], wait=wait.http("/", port=8000))"""
 _GATHERER = pytest.StashKey[Gatherer]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
+_LENDER = pytest.StashKey["Lender"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +59,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.stash[_GATHERER] = Gatherer()
         config.pluginmanager.register(config.stash[_GATHERER], "capsule-gatherer")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Before a worker of pytest-xdist starts: tell it where the containers are that all of them share."""
+    config = node.config
+    if _LENDER not in config.stash:
+        from pytest_capsule.lending import Lender  # here: most runs have one process
+
+        lender: Lender = Lender(lambda: open_session(config))
+        config.stash[_LENDER] = lender
+        config.add_cleanup(lender.close)
+    node.workerinput[LENDER] = config.stash[_LENDER].address
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 from pytest_capsule import wait as waiting
 from pytest_capsule.engine import Engine
 from pytest_capsule.errors import BuildError, CapsuleError
-from pytest_capsule.settings import SETTINGS
+from pytest_capsule.settings import LENDER, SETTINGS
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
 from pytest_capsule.volumes import find_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
     import pytest
 
     from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.loans import Borrower
     from pytest_capsule.runtime.container import Container
     from pytest_capsule.volumes import Volumes
 
@@ -74,7 +75,10 @@ class CapsuleSession:
             insecure_registries=settings.insecure_registries,
         )
         self._no_cache = settings.no_cache
-        self._run: str | None = getattr(config, "workerinput", {}).get("testrunuid")  # of several workers
+        worker = getattr(config, "workerinput", {})  # what pytest-xdist has told this process, if it is a worker
+        self._run: str | None = worker.get("testrunuid")
+        self._lender: str | None = worker.get(LENDER)
+        self._borrower: Borrower | None = None
         self._lock = threading.Lock()
         self._locks: dict[object, threading.Lock] = {}
         self._images: dict[object, Image | BuildError] = {}
@@ -161,20 +165,49 @@ class CapsuleSession:
         prepared = None if ahead is None else ahead[1]
         began = time.monotonic()
         container = self.engine.create(wanted, folders=folders, prepared=prepared, volumes=volumes)
-        try:
+        with self._starting(container, spec, folders, began):
             self.engine.begin(container, wanted)
+        return container
+
+    def share(self, key: Hashable, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes) -> Container:
+        """The one container of the run that is called ``key``: started for the first worker that asks for it.
+
+        Each worker waits by itself until it is ready, and so hears itself why it is not.
+        """
+        if self._lender is None:  # the only process
+            return self.start(spec, folders, volumes)
+        wanted = self._of_image(spec, folders)
+        began = time.monotonic()
+        container, is_first = self._borrow_from(self._lender).borrow(key, wanted.with_changes(wait=None), folders)
+        with self._starting(container, spec, folders, began, is_news=is_first):
+            if wanted.wait is not None:
+                waiting.until(container, wanted.wait, wanted.timeout)
+        return container
+
+    def _borrow_from(self, lender: str) -> Borrower:
+        if self._borrower is None:
+            from pytest_capsule.loans import Borrower  # here: most runs share none
+
+            self._borrower = Borrower(lender, self.engine)
+            self.config.add_cleanup(self._borrower.close)
+        return self._borrower
+
+    @contextlib.contextmanager
+    def _starting(
+        self, container: Container, spec: ContainerSpec, folders: Sequence[Path], began: float, *, is_news: bool = True
+    ) -> Iterator[None]:
+        """Notes how a container starts; one that does not get ready is kept for the report."""
+        try:
+            yield
         except BaseException:
             self._stranded.append(container)
             raise
         finally:
             start = Start(image_name(spec, folders), time.monotonic() - began, _waited_for(spec))
-            self._note_start(container, start)
-        return container
-
-    def _note_start(self, container: Container, start: Start) -> None:
-        self._starts[container.id] = start
-        self._news.starts.append(start)
-        container.on_close(lambda: self._starts.pop(container.id, None))
+            self._starts[container.id] = start
+            if is_news:
+                self._news.starts.append(start)
+            container.on_close(lambda: self._starts.pop(container.id, None))
 
     def start_of(self, container: Container) -> Start | None:
         """How a container of this session was started; ``None`` for one that a test has started itself."""

@@ -40,6 +40,8 @@ class Settings:
 
 SETTINGS = pytest.StashKey[Settings]()
 """Where a pytest run has them."""
+LENDER = "capsule_lender"
+"""Where a worker of pytest-xdist finds in its ``workerinput`` whom to ask for containers that all of them share."""
 
 
 @dataclass(frozen=True, slots=True)

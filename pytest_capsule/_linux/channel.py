@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import stat
+import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,12 +30,19 @@ _DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
 _GONE = "the other side is gone"
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time, and this is on the hot path
 _DECODER = json.JSONDecoder()
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends, both close-on-exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def is_own(sock: socket.socket) -> bool:
+    """Whether a process of this user is at the other end."""
+    sent = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(sent)[1] == os.geteuid())
 
 
 def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:

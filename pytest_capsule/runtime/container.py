@@ -108,13 +108,17 @@ class Container:
         self._cgroups = cgroups
         self._freezer: Freezer | None = None
         self._requests, self._pidfd = self._forked(neighbour)
+        self._furnish(limits)
+
+    def _furnish(self, limits: Limits | None) -> None:
+        """Have init put the container together, and wait for nothing."""
         try:
-            message = spec.message()
-            if limits is not None and cgroups is not None and limits.asked():
-                self._restraint = self._restrain(limits, cgroups)  # while nothing but init runs
+            message = self.spec.message()
+            if limits is not None and self._cgroups is not None and limits.asked():
+                self._restraint = self._restrain(limits, self._cgroups)  # while nothing but init runs
                 message |= self._restraint.message()
             with contextlib.ExitStack() as hubs:
-                descriptors = [supervisor.hub_namespace(network.hub) for network in spec.networks]
+                descriptors = [self._supervisor.hub_namespace(network.hub) for network in self.spec.networks]
                 for descriptor in descriptors:
                     hubs.callback(os.close, descriptor)
                 self._furnishing = channel.ask(self._requests, message, descriptors)
