@@ -15,6 +15,7 @@ from pytest_capsule.errors import ContentMismatch, StoreError
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.store.claims import Claims
 
+_LARGEST_DOCUMENT = 64 << 20
 _T = TypeVar("_T")
 _CHUNK = 1 << 20
 
@@ -98,6 +99,8 @@ class Content:
 
     def read(self, digest: Digest) -> bytes:
         """All of a small blob: a manifest or a config."""
+        if self.size(digest) > _LARGEST_DOCUMENT:
+            raise StoreError(f"blob {digest} is larger than any manifest or config", path=str(self.path(digest)))
         with self.open(digest) as file:
             return file.read()
 

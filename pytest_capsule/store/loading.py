@@ -6,12 +6,15 @@ Sources: image-spec, image-layout.md; moby, ``image/tarexport``.
 from __future__ import annotations
 
 import json
+import os
 import posixpath
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from pytest_capsule._linux import inroot
 from pytest_capsule.archive.compression import Broken, compression_of, unpacked
 from pytest_capsule.archive.members import Reader
 from pytest_capsule.errors import ImageNotFound, InvalidReference, MalformedImage
@@ -97,13 +100,29 @@ class _Folder:
         if digest is not None and self._content.has(digest):
             return digest
         try:
-            file = (self._folder / path).open("rb")
-        except FileNotFoundError:
+            fd = self._open(path, anywhere=digest is not None)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        with file, self._content.write(digest, size) as blob:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
+        with open(fd, "rb") as file, self._content.write(digest, size) as blob:
             while data := file.read(_CHUNK):
                 blob.write(data)
         return blob.digest
+
+    def _open(self, path: str, *, anywhere: bool) -> int:
+        """A file of the folder. Links may lead ``anywhere`` only to a blob, which is known by its digest: what a
+        ``manifest.json`` names is otherwise any file of this machine.
+        """
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        if anywhere:
+            return os.open(self._folder / path, flags)
+        root = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return inroot.open_inside(root, path, flags)
+        finally:
+            os.close(root)
 
 
 class _Tar:
@@ -258,7 +277,7 @@ class _Loading:
 def _docker_entries(data: bytes) -> list[dict[str, Any]]:
     try:
         entries = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedImage(f"not valid JSON: {error}", document="manifest.json") from None
     for entry in entries if isinstance(entries, list) else [None]:
         if not (

@@ -11,7 +11,7 @@ import tarfile
 import pytest
 
 from pytest_capsule import Engine
-from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, UsageError
+from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, StoreError, UsageError
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.platform import Platform
 
@@ -261,6 +261,37 @@ def test_damaged_layouts(engine, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
         engine.load(tmp_path / "layout.tar")
     assert [image.tags for image in engine.images()] == [("hello-world",)]
+
+
+@pytest.mark.parametrize("name", ["../{}", "{}", "link", "blobs/../../{}"])
+def test_a_layout_names_no_file_outside_it(engine, tmp_path, name):
+    """A manifest.json may say anything, and a file of this machine would be in the image."""
+    outside = tmp_path / "backup.tar"
+    outside.write_bytes(tar({"file": b"private"}))
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    (layout / "link").symlink_to(outside)
+    (layout / "config.json").write_bytes(config(outside.read_bytes()))
+    given = name.format(outside if name == "{}" else outside.name)
+    (layout / "manifest.json").write_text(json.dumps([{"Config": "config.json", "Layers": [given]}]))
+    with pytest.raises(MalformedImage, match="is not in it"):
+        engine.load(layout)
+    (layout / "manifest.json").write_text(json.dumps([{"Config": "/etc/passwd", "Layers": []}]))
+    with pytest.raises(MalformedImage, match="/etc/passwd is not in it"):
+        engine.load(layout)
+
+
+def test_a_manifest_without_end(engine):
+    with pytest.raises(MalformedImage, match="not valid JSON"):
+        engine.load(io.BytesIO(tar({"manifest.json": b"[" * 100_000})))
+    sparse = io.BytesIO()
+    with tarfile.open(fileobj=sparse, mode="w:gz") as archive:
+        info = tarfile.TarInfo("manifest.json")
+        info.size = 100 << 20
+        archive.addfile(info, io.BytesIO(bytes(info.size)))
+    sparse.seek(0)
+    with pytest.raises(StoreError, match="larger than any manifest or config"):
+        engine.load(sparse)
 
 
 def test_what_is_no_archive(engine, tmp_path):
