@@ -533,6 +533,8 @@ class Engine:
             host, attachment = location.membership.join(name, [hostname] if hostname != name else [])
             undo.callback(location.membership.network.abandon, name, host)
         disk = undo.enter_context(contextlib.ExitStack())
+        asks_for_host = names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host
+        reaches_host = bool(location.outbound) or asks_for_host
         runtime_spec = RuntimeSpec(
             overlays=self._stacking.to_run(image.tree, disk),
             hostname=hostname,
@@ -544,8 +546,8 @@ class Engine:
             volumes=mounts_of(spec, config.volumes, folders, volumes),
             networks=() if attachment is None else (attachment,),
             host_network=location.on_host,
-            reaches_host=bool(location.outbound)
-            or (names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host),
+            isolated=location.isolated and not reaches_host,
+            reaches_host=reaches_host,
             read_only=spec.read_only,
             privileged=spec.privileged,
             capabilities=launch.granted_capabilities(spec),

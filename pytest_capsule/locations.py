@@ -24,6 +24,7 @@ class Location:
     """
 
     on_host: bool = False
+    isolated: bool = False
     outbound: str = ""
     membership: Membership | None = None
     neighbour: Container | None = None
@@ -68,8 +69,10 @@ class Location:
 
 def location_of(network: Any, running: Iterable[Container]) -> Location:
     """What ``network=`` means, given the containers that are there; of several with one name, the last is meant."""
-    if network is None or network == "none":
+    if network is None:
         return Location()
+    if network == "none":
+        return Location(isolated=True)
     if network == "host":
         return Location(on_host=True)
     if network == "bridge":
@@ -80,7 +83,7 @@ def location_of(network: Any, running: Iterable[Container]) -> Location:
     if isinstance(network, str) and network.startswith("container:"):
         network = _named(network, running)
     if isinstance(network, Container):
-        return Location(on_host=network.spec.host_network, neighbour=network)
+        return Location(on_host=network.spec.host_network, isolated=network.spec.isolated, neighbour=network)
     raise UsageError(
         f"network={network!r}: there is no such network",
         hint='it is "none", "host", "bridge", "container:NAME", a Container, or what Engine.network() gave',

@@ -78,6 +78,7 @@ class ContainerWorkshop:
             volumes=tuple(volumes),
             mounts=mounts.in_container(command.mounts, self._store, scratch),
             host_network=not isolated,
+            isolated=isolated,
             privileged=command.privileged,
             capabilities=frozenset(capabilities.NAMES) if command.privileged else capabilities.DEFAULT,
             feigns_root=self._supervisor.ids.kind == "single",

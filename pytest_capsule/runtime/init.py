@@ -64,6 +64,7 @@ class Init:
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._names: socket.socket | None = None
         self._gateway: socket.socket | None = None
+        self._isolated = False
         self._texts: rootfs.Texts = {}
         self._uppers: list[mounting.Upper] = []
         self._step = mounting.StepMounts()
@@ -135,6 +136,9 @@ class Init:
     def _furnish(self, spec: dict[str, Any], hubs: list[int]) -> None:
         for network, hub in zip(spec["networks"], hubs, strict=True):
             self._join(network, hub)
+        self._isolated = spec["isolated"]
+        if self._isolated:
+            os.close(GATE)
         if spec["reaches_host"] and not self._reaches_host():
             raise OSError(errno.EOPNOTSUPP, "this kernel has no nftables, which the way to the host needs", "network")
         if spec["feigns_root"]:
@@ -187,7 +191,7 @@ class Init:
         if asked is None:
             return
         address, failed = None, False
-        if asked.name == resolver.HOST_NAME and asked.ipv4:
+        if asked.name == resolver.HOST_NAME and asked.ipv4 and not self._isolated:
             address = resolver.HOST_ADDRESS if self._reaches_host() else None
             failed = address is None
         names.sendto(resolver.answer(query, asked, address, failed=failed), asker)

@@ -143,7 +143,8 @@ class RuntimeSpec:
 
     ``env`` is the whole environment of its commands but HOME, which the user decides; ``files`` are texts to be seen at
     a path whatever the image has there; ``mounts`` are those of one build step, in the order in which they are placed:
-    no mount point that they need stays in the writable layer (init's ``sweep``). ``bare`` leaves out ``/dev``,
+    no mount point that they need stays in the writable layer (init's ``sweep``). ``isolated``: the host is not reached
+    by its name either; ``reaches_host``: the way to it is there before anybody asks. ``bare`` leaves out ``/dev``,
     ``/proc``, ``/sys``, files, volumes and mounts, for steps of a build that only place files; ``modules`` are what
     init must have imported for that. ``feigns_root``: commands find that they may chown and become any user, for a
     container that has a single id.
@@ -160,6 +161,7 @@ class RuntimeSpec:
     mounts: tuple[VolumeMount | TreeMount | SecretFile | ListeningSocket, ...] = ()
     networks: tuple[Attachment, ...] = ()
     host_network: bool = False
+    isolated: bool = False
     reaches_host: bool = False
     read_only: bool = False
     privileged: bool = False
@@ -186,6 +188,7 @@ class RuntimeSpec:
             "volumes": [volume.message() for volume in self.volumes],
             "mounts": [mount.message() for mount in self.mounts],
             "networks": [dict(network.arguments) for network in self.networks],
+            "isolated": self.isolated,
             "reaches_host": self.reaches_host,
             "read_only": self.read_only,
             "privileged": self.privileged,

@@ -1,5 +1,7 @@
 """RUN: which command, in which environment, as whom."""
 
+import socket
+
 import pytest
 
 from pytest_capsule.errors import BuildError
@@ -87,6 +89,14 @@ def test_proxies_need_no_arg_and_leave_no_trace(project):
 def test_network_none_has_only_the_loopback(project):
     project.build("FROM capsule/host\nRUN --network=none cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '\n")
     assert project.output() == "lo\n"
+
+
+def test_network_none_reaches_no_server_of_the_host(project):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = ("host.capsule.internal", server.getsockname()[1])
+        ask = f'python3 -c "import socket; socket.create_connection({address}, 5)"'
+        project.build(f"FROM capsule/host\nRUN --network=none {ask} || echo no\n")
+        assert project.output().endswith("no\n")
 
 
 def test_the_host_is_buildkits_sandbox(project):

@@ -225,6 +225,18 @@ def server_of_the_test():
         thread.join()
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["its own", "another's"])
+def test_network_none_reaches_no_server_of_the_host(engine, server_of_the_test, shared):
+    with contextlib.ExitStack() as stack:
+        container = stack.enter_context(engine.run("capsule/host", command=[], network="none"))
+        if shared:
+            container = stack.enter_context(engine.run("capsule/host", command=[], network=container))
+        for name in ("host.capsule.internal", "127.0.0.12", "localhost"):
+            refused = container.exec(["python3", "-c", TALK, name, str(server_of_the_test)])
+            assert refused.exit_code != 0, refused.stdout
+            assert "Errno" in refused.stderr
+
+
 TALK = (
     "import socket, sys\n"
     "for number in range(3):\n"
