@@ -7,6 +7,7 @@ there, and becomes one of the store's by a rename.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import stat
@@ -159,6 +160,8 @@ class ContainerWorkshop:
             here = layer
             for part in Path(directory).parent.parts[1:]:
                 here = here / part
+                if here.is_symlink():  # what a step has put there could lead anywhere on this machine
+                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), f"/{here.relative_to(layer)}")
                 if not here.exists():
                     here.mkdir()
                     here.chmod(_mode_below(tree, f"/{here.relative_to(layer)}"))

@@ -22,6 +22,11 @@ def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
     layers = [layer.path for layer in reversed(tree.layers)]
     found = {"/": (*layers, str(bottom))}
     for directory in tree.host_directories:
-        own = (layer + directory for layer in layers)
-        found[directory] = (*(path for path in own if os.path.isdir(path) and not os.path.islink(path)), directory)
+        found[directory] = (*(layer + directory for layer in layers if _has(layer, directory)), directory)
     return found
+
+
+def _has(layer: str, directory: str) -> bool:
+    """Whether a directory is in the layer itself: a link in it could lead anywhere on this machine."""
+    path = layer + directory
+    return os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(layer) + directory

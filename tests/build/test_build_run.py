@@ -1,6 +1,8 @@
 """RUN: which command, in which environment, as whom."""
 
+import os
 import socket
+import sys
 
 import pytest
 
@@ -136,3 +138,17 @@ def test_command_and_entrypoint_at_run(project):
         with project.engine.run(image, **overrides) as container:
             assert container.wait(timeout=30) == 0
             assert container.logs() == printed
+
+
+def test_what_a_step_writes_is_led_nowhere_outside_its_layer(project, tmp_path):
+    """A privileged step can take this machine's Python away from where it is shown, and make the way to it a link."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    python = os.path.realpath(sys.prefix)
+    way = os.path.dirname(python)
+    if way.startswith("/usr"):
+        pytest.skip("this machine's Python is none of its own directories")
+    attack = f"touch {python}/planted && umount {python} && cd / && rm -rf {way} && ln -s {outside} {way}"
+    with pytest.raises(BuildError, match="Not a directory"):
+        project.build(f"FROM capsule/host\nRUN --security=insecure {attack}\n")
+    assert not any(outside.iterdir())
