@@ -23,6 +23,7 @@ another could make too is made under a ``filelock``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -161,11 +162,22 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder of this engine to make a layer in; what is left in it when the block ends is removed."""
+        """A folder of this engine to make a layer in; what is left in it when the block ends is removed.
+
+        ``StoreError`` when the disk is full.
+        """
         folder = self._own / secrets.token_hex(8)
         folder.mkdir()
         try:
             yield folder
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreError(
+                f"the disk of the image store {self.root} is full",
+                path=str(self.root),
+                hint="make room, for example with: capsule prune",
+            ) from None
         finally:
             self._call("remove", str(folder))
 

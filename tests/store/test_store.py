@@ -1,5 +1,6 @@
 """The image store on disk: what is kept, found, forgotten and cleaned up."""
 
+import errno
 import json
 import os
 
@@ -164,6 +165,16 @@ def test_closing_leaves_nothing_in_tmp(tmp_path):
         (scratch / "left").touch()
         store.close()
     assert list((tmp_path / "store/tmp").iterdir()) == []
+
+
+def test_a_full_disk_is_told(store):
+    with (
+        pytest.raises(StoreError, match="the disk of the image store") as caught,
+        store.scratch() as scratch,
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
+    assert "capsule prune" in caught.value.hint
+    assert not scratch.exists()
 
 
 def test_trees_are_measured_and_removed_whatever_they_hold(tmp_path):
