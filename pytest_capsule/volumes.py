@@ -142,7 +142,8 @@ def mounts_of(
     found = {mount.target: mount for mount in (_mount(_wanted(one), folders, volumes) for one in given)}
     tmpfs = spec.tmpfs.items() if isinstance(spec.tmpfs, Mapping) else (text.partition(":")[::2] for text in spec.tmpfs)
     found |= {mount.target: mount for mount in (_tmpfs(target, options) for target, options in tmpfs)}
-    for target in map(posixpath.normpath, declared):
+    for path in declared:
+        target = _target(path, f"VOLUME {path} of the image")
         found.setdefault(target, VolumeMount(target, own=True))
     return tuple(sorted(found.values(), key=lambda mount: mount.target.count("/")))
 
@@ -173,9 +174,7 @@ def _wanted(given: Any) -> _Wanted:
 def _mount(wanted: _Wanted, folders: Sequence[Path], volumes: Volumes) -> VolumeMount:
     if not wanted.target.startswith("/"):
         raise UsageError(f"volume {wanted}: the target is an absolute path", hint=_EXAMPLE)
-    target = posixpath.normpath(wanted.target)
-    if target == "/":
-        raise UsageError(f"volume {wanted}: the target cannot be /")
+    target = _target(wanted.target, f"volume {wanted}")
     if unknown := [mode for mode in wanted.modes if mode not in _MODES]:
         raise UsageError(f"volume {wanted}: {unknown[0]!r} is no mode", hint=f"it is one of {', '.join(_MODES)}")
     read_only = "ro" in wanted.modes
@@ -202,4 +201,13 @@ def _tmpfs(target: str, options: str | None) -> VolumeMount:
     unknown += [key for key in values if key not in _TMPFS_VALUES]
     if unknown:
         raise UsageError(f"tmpfs {target}:{options}: no such option: {unknown[0]}")
-    return VolumeMount(posixpath.normpath(target), no_exec="exec" not in words, read_only="ro" in words, options=values)
+    place = _target(target, f"tmpfs {target}")
+    return VolumeMount(place, no_exec="exec" not in words, read_only="ro" in words, options=values)
+
+
+def _target(path: str, subject: str) -> str:
+    """Where a volume is mounted: not over everything, and not over what the kernel shows (runc refuses both)."""
+    target = "/" + posixpath.normpath(f"/{path}").lstrip("/")  # two slashes at the beginning are two to normpath
+    if target == "/" or f"{target}/".startswith("/proc/"):
+        raise UsageError(f"{subject}: the target cannot be {'/' if target == '/' else '/proc or in it'}")
+    return target

@@ -21,6 +21,7 @@ from pytest_capsule.runtime import files
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_HIGHEST_ID = (1 << 31) - 1  # Docker's too
 _CLOCK_TICK = 50_000_000  # nanoseconds: times of files are only as fine as the kernel's tick
 
 
@@ -69,10 +70,12 @@ def account(user: str) -> Account:
     """
     name, _, group = user.partition(":")
     uid, gid, login, home = _user(name or "0")
-    if group:
-        return Account(uid, _group(group), (), home)
-    groups = _rows("/etc/group", 4, login) if login else ()
-    return Account(uid, gid, tuple(int(row[2]) for row in groups if login in row[3].split(",")), home)
+    groups = _rows("/etc/group", 4, login) if login and not group else ()
+    others = tuple(int(row[2]) for row in groups if login in row[3].split(","))
+    found = Account(uid, _group(group) if group else gid, others, home)
+    if max(found.uid, found.gid, *found.groups) > _HIGHEST_ID:
+        raise OSError(errno.EINVAL, f"ids go up to {_HIGHEST_ID}", user)
+    return found
 
 
 def owner(user: str) -> tuple[tuple[int, int], list[str]]:

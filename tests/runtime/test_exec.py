@@ -119,6 +119,9 @@ def test_an_unknown_user_or_group_is_named(host):
         host.exec(["true"], user="nobody-like-that")
     with pytest.raises(ContainerError, match="no group 'no-such-group' in the image"):
         host.exec(["true"], user="root:no-such-group")
+    for user in ("4294967296", "0:99999999999999999999"):
+        with pytest.raises(ContainerError, match=f"as user '{user}'.*ids go up to 2147483647"):
+            host.exec(["true"], user=user)
 
 
 def test_the_working_directory_is_the_images_or_what_is_given(engine):
