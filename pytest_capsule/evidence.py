@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Facts = dict[str, Any]
 
 _LINES = 50
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _LISTEN, _BOUND = "0A", "07"  # states in /proc/net/tcp and /proc/net/udp
 
 
@@ -56,7 +58,19 @@ def full(container: Container, start: Start | None) -> Facts:
 
 
 def sections(facts: Facts) -> Iterator[tuple[str, str]]:
-    """The same as sections of a pytest report: titles and texts."""
+    """The same as sections of a pytest report: titles and texts, fit for a terminal."""
+    return ((title, _harmless(text)) for title, text in _sections(facts))
+
+
+def _harmless(text: str) -> str:
+    """What containers have printed and named, in its colours, but without what else a terminal would obey."""
+    return "".join(
+        part if _COLOUR.fullmatch(part) else "".join(c if c.isprintable() or c in "\t\n" else " " for c in part)
+        for part in _COLOUR.split(text)
+    )
+
+
+def _sections(facts: Facts) -> Iterator[tuple[str, str]]:
     title = f"container {facts['name']}"
     yield title, "\n".join((_headline(facts), *facts["log"]))
     if facts.get("health_log"):

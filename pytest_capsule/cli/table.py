@@ -16,10 +16,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a header, in columns as wide as their widest cell. Source: docker/cli, ``formatter.TableFormat``."""
-    lines = [header, *rows]
+    """Rows under a header, in columns as wide as their widest cell. Source: docker/cli, ``formatter.TableFormat``.
+
+    What an image says of itself may be anything: what a terminal would obey becomes a space.
+    """
+    lines = [header, *([*map(_printable, row)] for row in rows)]
     widths = [max(_NARROWEST, *(len(line[i]) + _PADDING for line in lines)) for i in range(len(header) - 1)]
     return "\n".join("".join(map(str.ljust, line, widths)) + line[-1] for line in lines)
+
+
+def _printable(cell: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in cell)
 
 
 def size(count: int) -> str:

@@ -51,6 +51,15 @@ def test_history(capsule, image):
     assert [re.search(r"(COPY|CMD).* (\S+B)", line).groups() for line in below] == [("CMD", "0B"), ("COPY", "1.19kB")]
 
 
+def test_what_an_image_says_of_itself_drives_no_terminal(capsule, tmp_path):
+    (tmp_path / "Dockerfile").write_text('FROM hello-world\nLABEL what="\x1b]0;title\x07\x1b[2J"\n')
+    image = capsule("build", "-q", str(tmp_path)).stdout.strip()
+    shown = capsule("history", "--no-trunc", image).stdout
+    assert "LABEL what= ]0;title  [2J" in shown
+    assert "\x1b" not in shown
+    capsule("rmi", "-f", image)
+
+
 def test_history_in_full(capsule, image):
     top = capsule("history", "--no-trunc", "-H=false", "listed:1").stdout.splitlines()[1]
     assert re.match(

@@ -49,6 +49,26 @@ def test_a_failure_shows_processes_ports_and_changed_files(suite):
     )
 
 
+def test_what_a_container_prints_drives_no_terminal(suite):
+    result = suite(
+        r"""
+        import pytest
+
+        @pytest.mark.container("capsule/host", name="web", command=[
+            "sh", "-c", r"touch $(printf '/srv/\033[2Jfile'); printf '\033]0;title\007\033[31mred\033[0m\033[2J\n'"
+        ])
+        def test_it(container):
+            assert container.wait(60) == 1
+        """
+    )
+
+    shown = result.stdout.str()
+    assert "\x1b[31mred\x1b[0m" in shown, "colours stay"
+    assert " ]0;title" in shown
+    assert "A /srv/ [2Jfile" in shown
+    assert not re.search("\x1b[^[]|\x1b\\[[0-9;]*[^0-9;m]|\x07", shown)
+
+
 def test_a_main_process_that_a_signal_has_ended_is_said_so(suite):
     result = suite(
         """
