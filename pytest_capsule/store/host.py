@@ -19,6 +19,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
+from pytest_capsule.errors import UnsupportedHost
 from pytest_capsule.oci.config import ImageConfig, RunConfig
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.builtin import DEFAULT_PATH
@@ -54,8 +55,9 @@ _PACKAGE_STATE = (
 
 
 def host_image(store: Store, *, foreign: bool) -> Image:
-    """The image of this machine as it is now; ``foreign``: the host's files belong to ids that are not ours inside."""
+    """The image of this machine as it is now. ``foreign``: the host's files belong to ids that are not ours inside."""
     shown = directories()
+    _refuse_homes(shown)
     key = _key(shown, foreign=foreign)
     with store.lock(key):
         record = store.step(key)
@@ -83,9 +85,24 @@ def directories() -> tuple[str, ...]:
     found = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
     for prefix in (sys.base_prefix, sys.base_exec_prefix, sys.prefix):
         path = os.path.realpath(prefix)
-        if path != "/" and not any(path == other or path.startswith(other + "/") for other in found):
+        if path != "/" and not any(_is_in(path, other) for other in found):
             found.append(path)
     return tuple(found)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _refuse_homes(directories: tuple[str, ...]) -> None:
+    """What a home holds is never shown: ``UnsupportedHost`` where the running Python has no folder of its own."""
+    homes = ("/home", "/root", os.path.realpath(os.path.expanduser("~")))
+    for path in directories:
+        if path not in _SYSTEM and any(_is_in(home, path) for home in homes):
+            raise UnsupportedHost(
+                f"{NAME} would show all of {path}, since the running Python lives there",
+                hint="make the virtual environment in a folder of its own, such as .venv",
+            )
 
 
 def _config() -> ImageConfig:

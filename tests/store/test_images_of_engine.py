@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pytest_capsule import Engine
-from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
+from pytest_capsule.errors import CapsuleError, ImageNotFound, UnsupportedHost, UsageError
 from pytest_capsule.runtime.supervisor import Supervisor
 from pytest_capsule.store import host
 
@@ -47,6 +47,18 @@ def test_commit_of_nothing_makes_no_layer(engine):
     assert image.layers == engine.image("capsule/host").layers
     assert engine.history(image)[0].empty_layer
     assert engine.image(image.short_id) == image
+
+
+def test_no_home_is_shown_for_the_sake_of_a_python_in_it(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "home"))
+    with Engine(cache_dir=tmp_path / "cache") as engine:
+        with pytest.raises(UnsupportedHost, match="since the running Python lives there"):
+            engine.run("capsule/host")
+        assert host.NAME not in [name for image in engine.images() for name in image.tags]
+        with engine.run("hello-world") as container:
+            assert container.wait(timeout=60) == 0
 
 
 def test_names_come_and_go(engine):
