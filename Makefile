@@ -18,8 +18,9 @@ PYTHONS ?= $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python3)
 
 INSTALLED := $(VENV)/installed
 
-$(INSTALLED): pyproject.toml scripts/make-venv
+$(INSTALLED): pyproject.toml scripts/make-venv tests/plugin/companions.txt
 	@scripts/make-venv '$(PYTHON)' '$(VENV)' --editable '.[dev]'
+	@scripts/make-venv '$(PYTHON)' '$(VENV)' --no-deps --upgrade --target '$(VENV)/companions' -r tests/plugin/companions.txt
 	@touch $@
 
 demo: $(INSTALLED)

@@ -31,6 +31,7 @@ class Told:
     outcome: str
     duration: float
     facts: Facts
+    subtest: str | None = None
 
 
 class Gatherer:
@@ -43,7 +44,8 @@ class Gatherer:
         """Keep what a report says of containers."""
         facts = getattr(report, ATTRIBUTE, None)
         if facts is not None:
-            self.told.append(Told(report.nodeid, report.when or "", report.outcome, report.duration, facts))
+            when = report.when or ""
+            self.told.append(Told(report.nodeid, when, report.outcome, report.duration, facts, _subtest(report)))
 
 
 def show(reporter: pytest.TerminalReporter, told: Sequence[Told], durations: int) -> None:
@@ -95,11 +97,20 @@ def _tests(told: Sequence[Told]) -> Iterator[Facts]:
         if one.facts["containers"]:
             yield {
                 "nodeid": one.nodeid,
+                **({} if one.subtest is None else {"subtest": one.subtest}),
                 "when": one.when,
                 "outcome": one.outcome,
                 "duration": round(one.duration, 4),
                 "containers": one.facts["containers"],
             }
+
+
+def _subtest(report: pytest.TestReport) -> str | None:
+    """What a subtest's report is of: its message, and its values as ``name=value``."""
+    context = getattr(report, "context", None)
+    if context is None:
+        return None
+    return " ".join((*([context.msg] if context.msg else []), *(f"{k}={v}" for k, v in context.kwargs.items())))
 
 
 def _images(told: Sequence[Told]) -> list[Facts]:

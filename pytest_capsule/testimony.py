@@ -30,7 +30,11 @@ def complete(report: pytest.TestReport, item: pytest.Item, session: CapsuleSessi
             containers.append(facts | _kept(container, item, session, failed=failed))
     if failed:
         report.sections += [section for facts in containers for section in evidence.sections(facts)]
-    item.user_properties += [one for facts in containers for one in _properties(facts)]
+    properties = dict(one for facts in containers for one in _properties(facts))
+    others = [
+        one for one in item.user_properties if one[0] not in properties
+    ]  # not those of a subtest, or a try before
+    item.user_properties[:] = [*others, *properties.items()]
     news = session.take_news()
     if containers or news.starts or news.images:
         setattr(report, ATTRIBUTE, {"containers": containers, **asdict(news)})
