@@ -49,6 +49,7 @@ bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 	$(VENV)/bin/python -m benchmarks.suite
 	$(VENV)/bin/python -m benchmarks.pull
+	$(VENV)/bin/python -m benchmarks.commits
 	$(VENV)/bin/python -m benchmarks.ports
 	$(VENV)/bin/python -m benchmarks.databases
 
