@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.errors import CapsuleError
+from pytest_capsule.network.resolver import NAMESERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LINES = 50
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _LISTEN, _BOUND = "0A", "07"  # states in /proc/net/tcp and /proc/net/udp
+_OURS = ("udp", (53, NAMESERVER))  # init's
 
 
 def brief(container: Container, start: Start | None) -> Facts:
@@ -149,6 +151,7 @@ def _ports(container: Container) -> list[str]:
                 table = container.read_text(f"/proc/1/net/{protocol}{family}").splitlines()[1:]
                 rows = (line.split() for line in table)
                 found |= {(protocol, _address(row[1])) for row in rows if row[3] == listening}
+    found.discard(_OURS)
     return [f"{protocol} {address}:{port}" for protocol, (port, address) in sorted(found)]
 
 

@@ -66,7 +66,7 @@ FLOORS |= {
     "prefetch_view": {"build", "progress"},
     "prefetch": {"build", "errors", "factories", "marks", "prefetch_view", "session", "spec", "volumes"},
     "assertions": {"runtime"},
-    "evidence": {"errors", "runtime", "session"},
+    "evidence": {"errors", "network", "runtime", "session"},
     "keeping": {"cli", "engine", "errors", "runtime"},
     "testimony": {"errors", "evidence", "keeping", "runtime", "session", "settings", "summary"},
     "fixtures": {"errors", "prefetch", "engine", "marks", "session", "runtime", "spec"},

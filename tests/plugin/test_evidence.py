@@ -47,6 +47,7 @@ def test_a_failure_shows_processes_ports_and_changed_files(suite):
             "A /srv/note",
         ]
     )
+    result.stdout.no_fnmatch_line("udp *")
 
 
 def test_what_a_container_prints_drives_no_terminal(suite):
