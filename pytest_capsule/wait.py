@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -30,6 +31,7 @@ _LONGEST_REQUEST = 10.0
 # A look always gets this long, so that even a timeout of 0 s can be met.
 _SHORTEST_REQUEST = 0.01
 _LOG_LINES = 20
+_LOOKS = 10
 
 
 class Result(Protocol):
@@ -114,6 +116,27 @@ class Observation:
 
     def __bool__(self) -> bool:
         return self.ready
+
+
+class History:
+    """What was seen while waiting, whenever that was something else than before; the last of it."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, str]] = deque(maxlen=_LOOKS)
+
+    def note(self, seconds: float, seen: str) -> None:
+        """Note what was seen after so many seconds of waiting."""
+        if not self._looks or self._looks[-1][1] != seen:
+            self._looks.append((seconds, seen))
+
+    @property
+    def last(self) -> str:
+        """What was seen last."""
+        return self._looks[-1][1]
+
+    def __str__(self) -> str:
+        before = [f"\n    from {seconds:.2f} s: {seen}" for seconds, seen in self._looks][:-1]
+        return f"seen last: {self.last}" + ("\n  seen before:" if before else "") + "".join(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,18 +440,22 @@ def until(
     ``WaitTimeout`` at the deadline, ``UsageError`` for a condition that makes no sense here.
     """
     _checked("wait", (condition,))
-    deadline = Deadline(clock() + timeout, clock)
+    began = clock()
+    deadline = Deadline(began + timeout, clock)
     pause = _FIRST_PAUSE
+    history = History()
     while True:
         moment = container.moment() if sleep is None else 0
         observation = observe(condition, container, deadline)
         if observation:
             return
+        now = clock()
+        left = deadline.end - now
+        history.note(now - began, observation.seen)
         if observation.final:
-            raise _exited(container, condition, observation)
-        left = deadline.end - clock()
+            raise _exited(container, condition, history)
         if left <= 0:
-            raise _timed_out(container, condition, timeout, observation)
+            raise _timed_out(container, condition, timeout, history)
         if sleep is None:  # output, a HEALTHCHECK or the end wake us at once; for what no event tells of, look again
             container.wait_change(moment, min(pause, left))
         else:
@@ -470,23 +497,21 @@ def _look(condition: Condition, container: Container, deadline: Deadline) -> Obs
     return Observation(value is None or bool(value), f"it returned {value!r}")
 
 
-def _exited(container: Container, condition: Condition, observation: Observation) -> ContainerExited:
+def _exited(container: Container, condition: Condition, history: History) -> ContainerExited:
     # `final` is only ever said of a container that has an exit code.
     code = container.exit_code or 0
     tail = _log_tail(container)
     message = f"container {container.name} exited with {code} while waiting for {describe(condition)}"
-    return ContainerExited(
-        f"{message}\n  seen last: {observation.seen}{_shown(tail)}", container=container.name, exit_code=code, logs=tail
-    )
+    return ContainerExited(f"{message}\n  {history}{_shown(tail)}", container=container.name, exit_code=code, logs=tail)
 
 
-def _timed_out(container: Container, condition: Condition, timeout: float, observation: Observation) -> WaitTimeout:
+def _timed_out(container: Container, condition: Condition, timeout: float, history: History) -> WaitTimeout:
     message = f"container {container.name} was not ready within {timeout:g} s: waited for {describe(condition)}"
     return WaitTimeout(
-        f"{message}\n  seen last: {observation.seen}{_shown(_log_tail(container))}",
+        f"{message}\n  {history}{_shown(_log_tail(container))}",
         container=container.name,
         timeout=timeout,
-        seen=observation.seen,
+        seen=history.last,
     )
 
 

@@ -166,6 +166,18 @@ class TestUntil:
         assert str(error).endswith("\n    line 29")
         assert (error.container, error.timeout, error.seen) == ("db", 2.5, "connection refused on port 5432")
 
+    def test_a_timeout_says_what_was_seen_before_and_when(self, container):
+        looks = iter(["", "", *[0] * 7])
+        with pytest.raises(WaitTimeout) as caught:
+            until(container, lambda _: next(looks, False), timeout=0.25)
+        assert str(caught.value).splitlines()[1:] == [
+            "  seen last: it returned False",
+            "  seen before:",
+            "    from 0.00 s: it returned ''",
+            "    from 0.00 s: it returned 0",
+            "  the log is empty",
+        ]
+
     def test_a_container_that_dies_fails_at_once(self, container):
         container.output = "starting\nno such option\n"
         clock = Clock(after_2=lambda: container.end(64))
