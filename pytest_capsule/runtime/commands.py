@@ -203,8 +203,8 @@ def _give_pipes(stdio: list[int], uid: int, *, terminal: bool) -> None:
 class Victims:
     """What starts in its ``with`` block dies of a full memory before init does, however small it is beside init.
 
-    Raising and taking back ``oom_score_adj`` needs no capability, but writing to that file of a process that is not
-    dumpable needs the host's root: without, the kernel goes by size alone (proc(5)).
+    Raising and taking back ``oom_score_adj`` needs no capability, but of a process that is not dumpable only the host's
+    root may open it (proc(5)): so this is to be made while init is dumpable.
     """
 
     def __init__(self) -> None:

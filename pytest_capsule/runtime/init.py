@@ -42,9 +42,11 @@ def run(
     """
     try:
         syscalls.prctl(constants.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(constants.PR_SET_DUMPABLE, 1)  # nothing is inside yet, and else only the host's root may open it
+        victims = commands.Victims()
         syscalls.prctl(constants.PR_SET_DUMPABLE, 0)  # nothing inside may trace init or read its descriptors
         syscalls.set_process_name(b"init")
-        Init(socket.socket(fileno=CHANNEL), identity, filters).live(mountpoint, last_capability, variant)
+        Init(socket.socket(fileno=CHANNEL), identity, filters, victims).live(mountpoint, last_capability, variant)
     except BaseException as error:
         os.write(2, f"init: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
     os._exit(1)
@@ -53,11 +55,18 @@ def run(
 class Init:
     """The loop: one request after the other, and every child that dies is reaped."""
 
-    def __init__(self, requests: socket.socket, identity: rootfs.Identity, filters: list[bytes]) -> None:
+    def __init__(
+        self,
+        requests: socket.socket,
+        identity: rootfs.Identity,
+        filters: list[bytes],
+        victims: commands.Victims,
+    ) -> None:
         self._requests = requests
         self._identity = identity
         self._filters = filters
-        self._victims: commands.Victims | None = None
+        self._victims = victims
+        self._memory_limited = False
         self._feigned: FeignedRoot | None = None
         self._poll = select.poll()
         self._accounts = commands.Accounts()
@@ -143,8 +152,7 @@ class Init:
             raise OSError(errno.EOPNOTSUPP, "this kernel has no nftables, which the way to the host needs", "network")
         if spec["feigns_root"]:
             self._feigned = FeignedRoot()
-        if spec.get("memory"):
-            self._victims = commands.Victims()
+        self._memory_limited = bool(spec.get("memory"))
         if spec.get("cgroup"):
             syscalls.unshare(constants.CLONE_NEWCGROUP)  # one that begins at the group that init was put into
             rootfs.show_cgroups(writable=spec["privileged"])
@@ -241,7 +249,7 @@ class Init:
         return True
 
     def _execute(self, message: channel.Message, stdio: list[int], answers: socket.socket) -> bool:
-        with self._victims or contextlib.nullcontext():
+        with self._victims if self._memory_limited else contextlib.nullcontext():
             if self._feigned is None:
                 process = commands.start(message, stdio, self._accounts, many_ids=self._identity.many_ids)
             else:

@@ -409,6 +409,7 @@ def test_cve_2014_8989_nobody_gets_rid_of_a_group(host, identity):
         assert host.exec(["cat", "/proc/self/setgroups"]).stdout == "deny\n"
         assert "PermissionError" in host.exec(["python3", "-c", leave]).stderr
     else:  # who has a range was let by the host's root; the groups of this user are not in it
-        mapped = host.exec(["cat", "/proc/self/gid_map"]).stdout.split()
-        assert mapped[1::3][0] == str(os.getgid())
-        assert not set(os.getgroups()) - {os.getgid()} & {int(first) for first in mapped[1::3]}
+        rows = [line.split() for line in host.exec(["cat", "/proc/self/gid_map"]).stdout.splitlines()]
+        mapped = [range(int(first), int(first) + int(count)) for _, first, count in rows]
+        assert mapped[0] == range(os.getgid(), os.getgid() + 1)
+        assert not [group for group in os.getgroups() for ids in mapped[1:] if group in ids]
