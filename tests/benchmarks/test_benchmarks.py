@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_the_suite_says_what_a_container_test_costs():
 
     assert done.returncode == 0, done.stderr
     assert "a container test costs" in done.stdout
+    assert re.search(r"two workers are \d+\.\d\d times as fast as one", done.stdout)
 
 
 def test_the_ports_are_measured_beside_no_relay_at_all():
