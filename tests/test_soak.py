@@ -190,6 +190,40 @@ def test_an_engine_killed_at_random_moments(ledger: Ledger, scale: float) -> Non
         assert groups() <= ledger.groups
 
 
+WIRED = """
+import json, socket, sys, threading
+from pytest_capsule import Engine
+engine = Engine(sys.argv[1])
+network, other = engine.network("wired"), engine.network()
+sleep = ["sleep", "1003"]
+one, two = (engine.run("capsule/host", command=sleep, network=network, name=name, ports=[80]) for name in "ab")
+third = engine.run("capsule/host", command=sleep, network=other, ports=["0:53/udp"])
+with socket.create_server(("127.0.0.1", 0)) as server:  # the way to the host is made when it is first asked for
+    script = f"import socket; socket.create_connection(('host.capsule.internal', {server.getsockname()[1]}), 20)"
+    one.exec(["python3", "-c", script], check=True)
+one.exec("getent hosts b", check=True)
+network.disconnect(two)
+print(json.dumps(one.pid), flush=True)
+while True:
+    network.connect(two)
+    network.disconnect(two)
+"""
+
+
+def test_an_engine_with_networks_killed_at_random_moments(ledger: Ledger, scale: float) -> None:
+    chance = random.Random(5)
+    for _ in range(int(6 * scale) or 1):
+        with subprocess.Popen(
+            [sys.executable, "-c", WIRED, str(ledger.cache)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline(), process.stderr.read()
+            time.sleep(chance.uniform(0, 0.1))
+            process.kill()
+        assert until(lambda: not descendants().keys() - ledger.processes.keys()), descendants()
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "init"])
 def test_a_process_of_ours_killed_at_random_moments(ledger: Ledger, scale: float, victim: str) -> None:
     chance = random.Random(4)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_capsule.errors import CapsuleError, ContainerError
+from pytest_capsule.errors import CapsuleError, ContainerError, UsageError
 
 ROUNDS = 40
 VICTIM = "what the host has"
@@ -211,7 +211,7 @@ def test_cve_2025_52565_a_terminal_that_was_swapped_for_a_link(host, user):
 def test_cve_2025_52881_what_is_written_to_proc_is_not_led_elsewhere(engine, tmp_path):
     """Writes to /proc/self/... went where a container had led them: into a file of its own, or to /proc/sysrq-trigger.
 
-    Here the image has files in the place of those that are written, and shows them by a volume over /proc.
+    A volume over /proc is refused, as by runc. Here somebody inside who may mount shows files of their own there.
     """
     fake = tmp_path / "proc"
     for path in ("self/attr/current", "self/oom_score_adj", "self/setgroups", "self/uid_map", "sys/net/x"):
@@ -219,8 +219,13 @@ def test_cve_2025_52881_what_is_written_to_proc_is_not_led_elsewhere(engine, tmp
         (fake / path).write_text("untouched")
         (fake / path).chmod(0o666)
     (fake / "1").symlink_to("self")
-    with engine.run("capsule/host", command=[], volumes=[f"{fake}:/proc"], memory="256m") as container:
+    with pytest.raises(UsageError, match="the target cannot be /proc"):
+        engine.run("capsule/host", command=[], volumes=[f"{fake}:/proc"])
+    volumes = [f"{fake}:/fake"]
+    with engine.run("capsule/host", command=[], privileged=True, volumes=volumes, memory="256m") as container:
+        container.exec(["mount", "--bind", "/fake", "/proc"], check=True)
         container.exec(["/bin/true"], check=True)
+        assert container.read_text("/proc/1/oom_score_adj") == "untouched"
     assert {path.read_text() for path in fake.rglob("*") if path.is_file()} == {"untouched"}
 
 
