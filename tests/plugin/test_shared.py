@@ -1,5 +1,6 @@
 """A container that all workers of a run share: ``container_fixture(shared=True)``."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -157,13 +158,14 @@ def test_with_one_process_it_is_the_sessions(suite, pytester):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ("scope='module'", "conftest.py:3: container_fixture(shared=True, scope='module'): what is shared has"),
-        ("stdin=open('/dev/null')", "conftest.py:3: shared=True: cannot pickle"),
+        ("scope='module'", "conftest.py:4: container_fixture(shared=True, scope='module'): what is shared has"),
+        ("stdin=threading.Lock()", "conftest.py:4: shared=True: cannot pickle"),
     ],
 )
 def test_what_cannot_be_shared_is_told(suite, pytester, keywords, message):
     pytester.makeconftest(
         f"""
+        import threading
         from pytest_capsule import container_fixture
 
         db = container_fixture("capsule/host", {keywords}, shared=True)
@@ -197,8 +199,9 @@ def test_when_all_are_killed_it_is_gone(pytester, cache):
         assert set(map(int, seen.read_text().split())) <= {process.pid for process in everything}
         run.kill()
         for process in everything:
-            if process.name().startswith("python"):
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has gone with the others
+                if process.name().startswith("python"):
+                    process.kill()
         run.communicate(timeout=60)
 
     assert until(lambda: not any(process.is_running() for process in everything), 60)
