@@ -56,6 +56,7 @@ class Docker:
             "--network=none",
             "--runtime=here",
             "--tmpfs=/cache:mode=1777",
+            "--tmpfs=/tmp:mode=1777",  # as every image has one, which this empty one does not
             *binds,
         ]
         command += [
