@@ -256,9 +256,7 @@ class Engine:
         the registry has no such image for this machine, ``RegistryError`` where it does not give it.
         """
         self._check_open()
-        here = Platform.here()
-        wanted = here if platform is None else Platform.parse(platform, host=here)
-        return self._pull(Reference.parse(reference), progress=progress, platform=wanted)
+        return self._pull(Reference.parse(reference), progress=progress, platform=Platform.named(platform))
 
     def _pull(
         self, reference: Reference, *, progress: Transfer | None, platform: Platform | None = None, is_name: bool = True

@@ -140,7 +140,7 @@ class _Walk:
         if not from_.platform:
             return self.platform
         try:
-            return Platform.parse(from_.platform, host=Platform.here())
+            return Platform.named(from_.platform)
         except UsageError as error:
             raise from_.origin.error(f"FROM --platform={from_.platform}: {error.message}", hint=error.hint) from None
 

@@ -72,8 +72,7 @@ def request(
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
             if epoch.NAME in os.environ:  # as docker buildx passes it on
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
-            given, agents, here = check_secrets(secrets or {}), find_agents(ssh), Platform.here()
-            built_for = here if platform is None else Platform.parse(platform, host=here)
+            given, agents, built_for = check_secrets(secrets or {}), find_agents(ssh), Platform.named(platform)
             named = candidate.parent.resolve() / candidate.name  # a symlink by its own name: so is its .dockerignore
             return Request(folder.resolve(), named, target, arguments, no_cache, given, agents, built_for)
     raise UsageError(

@@ -87,6 +87,11 @@ class Platform:
         """The platform of this host."""
         return cls.host(os.uname().machine)
 
+    @classmethod
+    def named(cls, text: str | None) -> Platform:
+        """The one that ``text`` names on this host, as ``parse`` reads it; without a text this host's own."""
+        return cls.here() if text is None else cls.parse(text, host=cls.here())
+
     def normalized(self) -> Platform:
         """The same platform in canonical words (containerd's ``Normalize``); an image without an OS is for Linux."""
         architecture, variant = self.architecture.lower(), self.variant.lower()
