@@ -15,7 +15,7 @@ from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from pytest_capsule.oci.digest import Digest
-from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
+from pytest_capsule.oci.manifest import Index, Manifest, find_manifest, parse_manifest
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.registry.client import Client, Document, Repository
@@ -28,7 +28,6 @@ from pytest_capsule.store.store import Store
 # Docker's --max-concurrent-downloads; for uploads it has 5, which no slower registry likes.
 _AT_ONCE = 3
 _PATIENCE = 0.2  # seconds
-_DEEPEST = 8
 _NEIGHBOURS = 3
 # A Content-Type that says nothing of what kind of manifest it is.
 _TELLING_TYPES = (*MANIFEST_TYPES, *INDEX_TYPES)
@@ -107,24 +106,24 @@ class Distribution:
         self, repository: Repository, document: Document, platform: Platform
     ) -> tuple[Descriptor, Manifest]:
         """The manifest for a platform, through indexes; all of them are in the store then."""
-        for _ in range(_DEEPEST):
-            descriptor, found = self._keep(document)
-            if isinstance(found, Manifest):
-                return descriptor, found
-            chosen = found.choose(platform, reference=repository.reference.familiar)
-            document = repository.manifest(chosen.digest)
-            if len(document.data) != chosen.size:
-                raise MalformedImage(
-                    f"{chosen.digest} has {len(document.data)} bytes and not {chosen.size}", document="index"
-                )
-        raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
+        served = Descriptor(document.media_type, document.digest, len(document.data))
 
-    def _keep(self, document: Document) -> tuple[Descriptor, Manifest | Index]:
+        def read(descriptor: Descriptor) -> Manifest | Index:
+            one = document if descriptor is served else repository.manifest(descriptor.digest)
+            if len(one.data) != descriptor.size:
+                raise MalformedImage(
+                    f"{descriptor.digest} has {len(one.data)} bytes and not {descriptor.size}", document="index"
+                )
+            return self._keep(one)
+
+        return find_manifest(served, platform, read, reference=repository.reference.familiar)
+
+    def _keep(self, document: Document) -> Manifest | Index:
         served_as = document.media_type if document.media_type in _TELLING_TYPES else None
         found = parse_manifest(document.data, served_as)
         with self._content.write(document.digest, len(document.data)) as blob:
             blob.write(document.data)
-        return Descriptor(found.media_type, document.digest, len(document.data)), found
+        return found
 
     def _fetch_layers(self, repository: Repository, manifest: Manifest, tell: Tell) -> None:
         """Fetch the blobs, and unpack each layer as soon as it is there."""

@@ -6,16 +6,18 @@ we make ourselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.errors import ImageNotFound
+from pytest_capsule.errors import ImageNotFound, MalformedImage
 from pytest_capsule.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor
 from pytest_capsule.oci.document import JsonObject, present, read_object, sorted_map, write_object
 
 if TYPE_CHECKING:
     from pytest_capsule.oci.platform import Platform
+
+_DEEPEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,26 @@ def parse_manifest(data: bytes, media_type: str | None = None) -> Manifest | Ind
     if is_index:
         return Index._read(JsonObject(source.values, "index"), media_type)
     return Manifest._read(JsonObject(source.values, "manifest"), media_type)
+
+
+def find_manifest(
+    descriptor: Descriptor,
+    platform: Platform,
+    read: Callable[[Descriptor], Manifest | Index],
+    *,
+    reference: str = "",
+) -> tuple[Descriptor, Manifest]:
+    """The manifest that ``descriptor`` means on ``platform``: its own, or the one that fits through indexes in indexes.
+
+    ``read`` has the document of a descriptor. Raises ``ImageNotFound`` as ``Index.choose`` does, and ``MalformedImage``
+    for indexes that go on and on.
+    """
+    for _ in range(_DEEPEST):
+        found = read(descriptor)
+        if isinstance(found, Manifest):
+            return replace(descriptor, media_type=found.media_type), found
+        descriptor = found.choose(platform, reference=reference)
+    raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
 
 
 def _check_head(source: JsonObject, served_as: str | None, allowed: tuple[str, ...], default: str) -> str:

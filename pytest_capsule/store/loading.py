@@ -19,7 +19,6 @@ from pytest_capsule.archive.compression import Broken, compression_of, unpacked
 from pytest_capsule.archive.members import Reader
 from pytest_capsule.errors import ImageNotFound, InvalidReference, MalformedImage
 from pytest_capsule.oci.descriptor import (
-    INDEX_TYPES,
     OCI_CONFIG,
     OCI_LAYER,
     OCI_LAYER_GZIP,
@@ -28,7 +27,7 @@ from pytest_capsule.oci.descriptor import (
     Descriptor,
 )
 from pytest_capsule.oci.digest import Digest
-from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
+from pytest_capsule.oci.manifest import Index, Manifest, find_manifest, parse_manifest
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference
 from pytest_capsule.store.content import Content
@@ -36,7 +35,7 @@ from pytest_capsule.store.image import Image
 from pytest_capsule.store.packing import Packing, check_layers
 
 _CHUNK = 1 << 20
-_DEEPEST = 8
+_LINKS = 8  # one to the other
 # What archives of Docker before 25 have for Docker before 1.10.
 _LEGACY = ("VERSION", "json", "repositories")
 _LAYER_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
@@ -154,7 +153,7 @@ class _Tar:
         return blob.digest
 
     def find(self, path: str, digest: Digest | None = None, size: int | None = None) -> Digest | None:
-        for _ in range(_DEEPEST):
+        for _ in range(_LINKS):
             if path not in self._links:
                 break
             path = self._links[path]
@@ -206,34 +205,29 @@ class _Loading:
         """An entry is an image; several of one name are one image for several platforms."""
         images: dict[Digest, tuple[Descriptor, list[str]]] = {}
         for called, entries in _by_name(index.manifests):
-            chosen = self._chosen(entries, called[0] if called else "")
-            manifest = self._whole(chosen)
+            chosen, manifest = self._chosen(entries, called[0] if called else "")
+            self._fetch_all(manifest)
             _, names = images.setdefault(chosen.digest, (chosen, []))
             names += called
             names += [other for other in docker_names.get(manifest.config.digest, ()) if other not in names]
         for descriptor, names in images.values():
             yield Found(descriptor, tuple(dict.fromkeys(names)))
 
-    def _chosen(self, entries: Sequence[Descriptor], name: str) -> Descriptor:
-        """The manifest for this host among the entries of one name, through indexes within indexes."""
+    def _chosen(self, entries: Sequence[Descriptor], name: str) -> tuple[Descriptor, Manifest]:
+        """The manifest for this host among the entries of one name."""
         host = Platform.here()
-        for _ in range(_DEEPEST):
-            entry = entries[0] if len(entries) == 1 else Index(tuple(entries)).choose(host, reference=name)
-            self._fetch(entry)
-            if entry.media_type not in INDEX_TYPES:
-                return entry
-            inner = parse_manifest(self._content.read(entry.digest), entry.media_type)
-            assert isinstance(inner, Index)
-            entries = [inner.choose(host, reference=name)]
-        raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
+        entry = entries[0] if len(entries) == 1 else Index(tuple(entries)).choose(host, reference=name)
+        return find_manifest(entry, host, self._read, reference=name)
 
-    def _whole(self, descriptor: Descriptor) -> Manifest:
-        """A manifest of which everything is in ``Content`` now."""
-        manifest = Manifest.from_json(self._content.read(descriptor.digest), descriptor.media_type)
+    def _read(self, descriptor: Descriptor) -> Manifest | Index:
+        self._fetch(descriptor)
+        return parse_manifest(self._content.read(descriptor.digest), descriptor.media_type)
+
+    def _fetch_all(self, manifest: Manifest) -> None:
+        """Have what an image consists of in ``Content``."""
         check_layers(manifest)
         for blob in (manifest.config, *manifest.layers):
             self._fetch(blob)
-        return manifest
 
     def _fetch(self, descriptor: Descriptor) -> None:
         digest = descriptor.digest

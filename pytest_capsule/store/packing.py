@@ -22,7 +22,6 @@ from pytest_capsule.oci.config import History, ImageConfig
 from pytest_capsule.oci.descriptor import CONFIG_TYPES, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
-from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.image import Image, Layer, Packed
 from pytest_capsule.store.store import Store
 
@@ -30,7 +29,6 @@ Call = Callable[..., Any]
 """Calls ``function(*args)`` of ``archive.layers`` by its name, where files of all owners may be touched."""
 
 _HOST_DIRECTORIES = "io.pytest-capsule.host-directories"
-_DEEPEST = 8  # indexes within indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +145,6 @@ class Packing:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def choose(self, descriptor: Descriptor, platform: Platform | None = None, *, reference: str = "") -> Descriptor:
-        """The manifest that ``descriptor`` means on ``platform`` (default: this host's).
-
-        Where it is an index, the entry that fits, through indexes in indexes: all that it passes must be in ``content``
-        already. ``ImageNotFound`` where there is nothing for the platform.
-        """
-        wanted = platform or Platform.here()
-        for _ in range(_DEEPEST):
-            found = parse_manifest(self._read(descriptor), _own_type(descriptor))
-            if isinstance(found, Manifest):
-                return replace(descriptor, media_type=found.media_type)
-            descriptor = found.choose(wanted, reference=reference)
-        raise MalformedImage(f"more than {_DEEPEST} indexes within each other", document="index")
-
     def unpack(self, descriptor: Descriptor) -> Image:
         """The image of a manifest whose blobs are all in ``Store.content``: its id is the digest of its config.
 
@@ -168,7 +152,7 @@ class Packing:
         not agree with itself, ``ContentMismatch`` for a layer that is not what the config says.
         """
         data = self._read(descriptor)
-        manifest = _manifest(data, _own_type(descriptor))
+        manifest = _manifest(data, descriptor.media_type)
         check_layers(manifest)
         config = ImageConfig.from_json(self._read(manifest.config))
         check_agreement(manifest, config)
@@ -314,11 +298,6 @@ class Packing:
             return [function(item) for item in items]
         with concurrent.futures.ThreadPoolExecutor(self._parallel, "capsule-layers") as pool:
             return list(pool.map(function, items))
-
-
-def _own_type(descriptor: Descriptor) -> str | None:
-    """What the document was said to be; nothing where only its digest is known."""
-    return descriptor.media_type or None
 
 
 def _manifest(data: bytes, media_type: str | None) -> Manifest:

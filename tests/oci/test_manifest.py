@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -7,7 +8,7 @@ from pytest_capsule.errors import ImageNotFound, MalformedImage
 from pytest_capsule.oci import descriptor as types
 from pytest_capsule.oci.descriptor import Descriptor
 from pytest_capsule.oci.digest import Digest
-from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
+from pytest_capsule.oci.manifest import Index, Manifest, find_manifest, parse_manifest
 from pytest_capsule.oci.platform import Platform
 
 AMD64 = Platform("linux", "amd64")
@@ -202,3 +203,48 @@ def test_a_platform_that_is_not_there():
 
 def test_descriptors_are_values():
     assert len({Descriptor.of(b"a", types.OCI_LAYER), Descriptor.of(b"a", types.OCI_LAYER)}) == 1
+
+
+class Documents:
+    """Documents by their digests; ``read`` gives them."""
+
+    def __init__(self):
+        self._data = {}
+
+    def add(self, data, media_type, platform=None):
+        descriptor = Descriptor.of(data, media_type)
+        self._data[descriptor.digest] = data
+        return replace(descriptor, platform=platform)
+
+    def read(self, descriptor):
+        return parse_manifest(self._data[descriptor.digest], descriptor.media_type)
+
+
+def test_the_manifest_is_found_through_indexes_in_indexes_past_attestations():
+    documents = Documents()
+    ours = documents.add(manifest_with(annotations={"for": "amd64"}), types.OCI_MANIFEST, AMD64)
+    other = documents.add(manifest_with(annotations={"for": "arm64"}), types.OCI_MANIFEST, ARM64)
+    attestation = replace(other, platform=Platform("unknown", "unknown"))
+    inner = documents.add(Index((attestation, other, ours)).to_json(), types.OCI_INDEX)
+    outer = documents.add(Index((inner,)).to_json(), types.OCI_INDEX)
+    assert find_manifest(outer, AMD64, documents.read)[1].annotations == {"for": "amd64"}
+    assert find_manifest(outer, ARM64, documents.read)[0] == other
+    assert find_manifest(ours, ARM64, documents.read)[0] == ours
+    with pytest.raises(ImageNotFound, match="app has nothing for linux/ppc64le"):
+        find_manifest(outer, Platform("linux", "ppc64le"), documents.read, reference="app")
+
+
+def test_a_manifest_whose_type_only_it_itself_tells():
+    documents = Documents()
+    found, _ = find_manifest(documents.add(manifest_with(mediaType=types.DOCKER_MANIFEST), ""), AMD64, documents.read)
+    assert found.media_type == types.DOCKER_MANIFEST
+
+
+def test_indexes_in_indexes_have_an_end():
+    documents = Documents()
+    found = documents.add(manifest_with(), types.OCI_MANIFEST)
+    for _ in range(7):
+        found = documents.add(Index((found,)).to_json(), types.OCI_INDEX)
+    assert find_manifest(found, AMD64, documents.read)[1].layers
+    with pytest.raises(MalformedImage, match="more than 8 indexes within each other"):
+        find_manifest(documents.add(Index((found,)).to_json(), types.OCI_INDEX), AMD64, documents.read)

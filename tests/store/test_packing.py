@@ -12,9 +12,9 @@ import pytest
 from pytest_capsule import Engine
 from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, StoreError
 from pytest_capsule.oci.config import History, ImageConfig
-from pytest_capsule.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
+from pytest_capsule.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from pytest_capsule.oci.digest import Digest
-from pytest_capsule.oci.manifest import Index, Manifest
+from pytest_capsule.oci.manifest import Manifest
 from pytest_capsule.oci.platform import Platform
 
 HOST = Platform.host(os.uname().machine)
@@ -230,29 +230,6 @@ def test_a_missing_blob_is_named(engine):
     with pytest.raises(StoreError, match="missing from the store") as caught:
         engine._packing.unpack(Descriptor.of(b"nowhere", OCI_MANIFEST))
     assert "pull or load" in caught.value.hint
-
-
-def test_the_platform_is_chosen_through_nested_indexes_past_attestations(engine):
-    content = engine._store.content
-    ours = make(engine, tar(("ours", b"x")))
-    other = make(engine, tar(("other", b"x")), architecture=OTHER)
-
-    def index(*entries):
-        data = Index(entries).to_json()
-        content.add(data)
-        return Descriptor.of(data, OCI_INDEX)
-
-    def on(descriptor, platform):
-        return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, platform=platform)
-
-    attestation = on(other, Platform("unknown", "unknown"))
-    inner = index(attestation, on(other, Platform("linux", OTHER)), on(ours, HOST))
-    outer = index(inner)
-    assert engine._packing.choose(outer).digest == ours.digest
-    assert engine._packing.choose(outer, Platform("linux", OTHER)).digest == other.digest
-    with pytest.raises(ImageNotFound, match="nothing for linux/ppc64le"):
-        engine._packing.choose(outer, Platform("linux", "ppc64le"), reference="app")
-    assert engine._packing.choose(ours).digest == ours.digest
 
 
 def test_an_uncompressed_layer(engine):
