@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -40,6 +40,8 @@ class Refused(Exception):
 class _Token:
     text: str
     expires: float
+    identity_token: str = ""
+    """A newer one that came with it, for the next time."""
 
 
 class Authorizer:
@@ -66,6 +68,7 @@ class Authorizer:
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
         self._looked = False
+        self._identity_tokens: list[str] = []
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._lock = threading.Lock()
@@ -116,12 +119,14 @@ class Authorizer:
         """Every text that may be in no error."""
         with self._lock:
             own = self._credentials.secrets() if self._credentials else ()
-            return [*own, *(token.text for token in self._tokens.values() if token.text)]
+            return [*own, *self._identity_tokens, *(token.text for token in self._tokens.values() if token.text)]
 
     def _who(self) -> Credentials | None:
         if not self._looked:
             self._credentials = self._find()
             self._looked = True
+        if self._credentials is not None and self._identity_tokens:
+            return replace(self._credentials, identity_token=self._identity_tokens[-1])
         return self._credentials
 
     def _basic(self) -> str:
@@ -161,7 +166,10 @@ class Authorizer:
                     f"its token server {urlsplit(realm).netloc} answered {response.status} {response.reason}",
                     "try again later",
                 )
-            return _read_token(response, asked, urlsplit(realm).netloc)
+            token = _read_token(response, asked, urlsplit(realm).netloc)
+        if who is not None and who.identity_token and token.identity_token not in ("", who.identity_token):
+            self._identity_tokens.append(token.identity_token)  # the older one may be good for nothing now (oauth.md)
+        return token
 
 
 def _token_request(realm: str, service: str, scopes: Sequence[str], who: Credentials | None) -> Request:
@@ -187,8 +195,10 @@ def _read_token(response: Response, asked: float, server: str) -> _Token:
         answer: Any = json.loads(response.read(_LARGEST_TOKEN))
         text = answer.get("token") or answer.get("access_token")
         lifetime = float(answer.get("expires_in") or _LIFETIME)
+        newer = answer.get("refresh_token")
     except (ValueError, TypeError, AttributeError, RecursionError):
-        text, lifetime = None, 0.0
+        text, lifetime, newer = None, 0.0, None
     if not isinstance(text, str) or not text.isascii() or not text.isprintable():
         raise Refused(f"its token server {server} gave no token", "try again later")
-    return _Token(text, asked + max(lifetime - _MARGIN, lifetime / 2))
+    expires = asked + max(lifetime - _MARGIN, lifetime / 2)
+    return _Token(text, expires, newer if isinstance(newer, str) else "")

@@ -24,6 +24,7 @@ class TokenServer(FakeRegistry):
         super().__init__()
         self.given = []
         self.lifetime = 300
+        self.more = {}
         self.forms = []
         self.refuses = False
         self.always["GET /token"] = self.always["POST /token"] = self._give
@@ -34,7 +35,7 @@ class TokenServer(FakeRegistry):
         if self.refuses:
             return handler.error(401, "UNAUTHORIZED", "s3cret is wrong")
         self.given.append(f"t{len(self.given) + 1}")
-        body = {"token": self.given[-1], "expires_in": self.lifetime}
+        body = {"token": self.given[-1], "expires_in": self.lifetime, **self.more}
         return handler.reply(200, json.dumps(body).encode())
 
 
@@ -95,6 +96,41 @@ def test_an_identity_token(guarded, tokens, connect, home):
         "scope": ["repository:app:pull"],
         "refresh_token": ["s3cret"],
     }
+
+
+def test_a_newer_identity_token_takes_the_place_of_the_first(guarded, tokens, connect, home):
+    """A server may hand out one with each token, after which the one before is good for nothing."""
+    written = {"auths": {guarded.host: {"identitytoken": "s3cret"}}}
+    write_config(home / ".docker", written)
+    tokens.lifetime = 0.0001
+    repository = connect(f"{guarded.host}/app:1")
+    for number, newer in enumerate(["n3wer", "n3west", "n3west", 7, None]):
+        tokens.more = {} if newer is None else {"refresh_token": newer}
+        assert repository.manifest("1").data == MANIFEST, number
+    assert [form["refresh_token"] for form in tokens.forms] == [
+        ["s3cret"],
+        ["n3wer"],
+        ["n3west"],
+        ["n3west"],
+        ["n3west"],
+    ]
+    assert json.loads((home / ".docker/config.json").read_text()) == written  # that is for whoever logs in
+
+    def echo(handler):
+        return handler.error(403, "DENIED", "neither s3cret nor n3wer nor n3west will do")
+
+    guarded.always["GET /v2/app/manifests/1"] = echo
+    with pytest.raises(RegistryError, match="neither") as caught:
+        repository.manifest("1")
+    assert not [secret for secret in ("s3cret", "n3wer", "n3west") if secret in str(caught.value)]
+
+
+def test_an_anonymous_token_comes_with_no_identity(guarded, tokens, connect):
+    tokens.lifetime, tokens.more = 0.0001, {"refresh_token": "somebody's"}
+    repository = connect(f"{guarded.host}/app:1")
+    for _ in range(2):
+        assert repository.manifest("1").data == MANIFEST
+    assert {method for method, _, _ in tokens.requests} == {"GET"}
 
 
 def test_a_token_that_has_expired_is_replaced(guarded, tokens, connect):
