@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_capsule._linux import syscalls
+from pytest_capsule.store import host
 
 pytest_plugins = ["pytester"]
 
@@ -71,6 +72,16 @@ def debian_rootfs() -> Path:
 def debian_tar(debian_rootfs: Path) -> Path:
     """The same Debian as a tar that anyone can read, with its owners by number and no device nodes."""
     return _made(debian_rootfs.with_name(debian_rootfs.name + ".tar"))
+
+
+@pytest.fixture
+def steady_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``capsule/host`` is the same to the end of the test, for tests that count on its cache.
+
+    Otherwise it is another as soon as somebody installs a package here, or starts a dockerd for the first time: that
+    makes /opt/containerd.
+    """
+    monkeypatch.setattr(host, "_state", lambda directories, *, foreign: f"steady-{foreign}")
 
 
 def _made(path: Path) -> Path:

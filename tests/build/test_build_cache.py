@@ -7,6 +7,8 @@ import pytest
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.folders import HostFolder
 
+pytestmark = pytest.mark.usefixtures("steady_host")
+
 TWELVE = """\
 FROM capsule/host
 ARG VERSION=1

@@ -7,6 +7,8 @@ import pytest
 
 from pytest_capsule import Engine
 
+pytestmark = pytest.mark.usefixtures("steady_host")
+
 DOCKERFILE = """\
 FROM capsule/host
 ARG VERSION=1

@@ -1,7 +1,6 @@
 """A build cache that machines share: each engine here has a store of its own, as each CI machine has."""
 
 import json
-import shutil
 
 import pytest
 
@@ -9,6 +8,8 @@ from pytest_capsule import Engine
 from pytest_capsule.errors import RegistryError, UsageError
 from pytest_capsule.oci.manifest import Manifest
 from pytest_capsule.shared_cache import ARTIFACT
+
+pytestmark = pytest.mark.usefixtures("steady_host")
 
 DOCKERFILE = """\
 FROM capsule/host AS first
@@ -196,7 +197,6 @@ def test_a_local_cache_keeps_others_under_their_tags(machine, tmp_path, context)
     machine().build(cache_to=f"type=local,dest={place},tag=one,mode=max")
     (context / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
     machine().build(cache_to=f"type=local,dest={place},tag=two")
-    shutil.copy(context / "file", context / "again")
     third = machine()
     third.build(cache_from=f"type=local,src={place},tag=two")
     assert third.steps("start") == []
