@@ -208,7 +208,7 @@ def _folders_of_caches(store: Store) -> dict[str, _Thing]:
     for folder in caches.Caches(store.root / "caches").folders():
         with contextlib.suppress(FileNotFoundError):
             used = folder.stat().st_mtime_ns
-            found[f"cache:{folder.parent.name}/{folder.name}"] = _Thing(folder, store.measure(folder), used)
+            found[f"cache:{folder.parent.name}/{folder.name}"] = _Thing(folder, store.measure(folder)[0], used)
     return found
 
 

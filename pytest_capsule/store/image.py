@@ -23,12 +23,14 @@ class Layer:
     ``id`` is its name in the store, ``path`` the directory that holds its files: the store's own, or one of the host
     that is used as it stands (``rootfs:PATH``). ``size`` is in bytes, and 0 for what is not the store's. ``origin`` is
     what it came from, where another store can have the same from there: a digest, or the key of a built-in image.
+    ``stamp`` is a digest of the names, modes, sizes and times of its files as they were when it was made.
     """
 
     id: str
     path: str
     size: int = 0
     origin: str = ""
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

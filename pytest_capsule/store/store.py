@@ -3,7 +3,7 @@
 ::
 
     layers/ID/fs/             a layer in overlay form: the files themselves
-    layers/ID/layer.json      its size, and where it came from
+    layers/ID/layer.json      its size, where it came from, and what it looked like when it was made
     layers/ID/packed.json     its tar: diff_id, and the blob that has it
     images/HEX.json           an image: config, layers, host directories, manifest; or the id that it has now
     blobs/ALGORITHM/HEX       manifests, configs and layers as registries and archives have them
@@ -185,18 +185,18 @@ class Store:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
         name = secrets.token_hex(16)
         self._use(name)
-        size = self.measure(tree)
+        size, stamp = self.measure(tree)
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
         self._call("move", str(tree), str(packed / "fs"))
-        (packed / "layer.json").write_text(json.dumps({"size": size, "origin": origin}))
+        (packed / "layer.json").write_text(json.dumps({"size": size, "origin": origin, "stamp": stamp}))
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
 
-    def measure(self, tree: Path) -> int:
-        """The bytes of all files beneath a folder, whoever owns them."""
-        size: int = self._call("size", str(tree))
-        return size
+    def measure(self, tree: Path) -> tuple[int, str]:
+        """The bytes of all files beneath a folder, whoever owns them, and what is called the stamp of a layer."""
+        size, stamp = self._call("measure", str(tree))
+        return size, stamp
 
     def date(self, tree: Path, seconds: int, *, older: bool) -> None:
         """Let what lies in ``tree`` be no later than that time (since 1970), and with ``older`` no earlier either."""
@@ -215,7 +215,7 @@ class Store:
         record = self._read(folder / "layer.json", "size")
         if record is None:
             raise StoreError(f"layer {name} is missing from the store", path=str(folder), hint="build it anew")
-        return Layer(name, str(folder / "fs"), record["size"], record.get("origin", ""))
+        return Layer(name, str(folder / "fs"), record["size"], record.get("origin", ""), record.get("stamp", ""))
 
     def _use(self, *names: str) -> None:
         fresh = self.claims.take(map(claim_of_layer, names))

@@ -20,7 +20,6 @@ from pytest_capsule.errors import CapsuleError, InvalidReference
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.reference import Reference
-from pytest_capsule.store import trees
 from pytest_capsule.store.content import claim_of
 from pytest_capsule.store.image import Layer
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -107,14 +106,23 @@ class _Looking:
             return error.message
         if not (folder / "fs").is_dir():
             return "it has no files"
-        size = self._call(trees.__name__, "size", layer.path)
+        size, stamp = self._store.measure(folder / "fs")
         if size != layer.size:
             return f"its files have {size} bytes, and had {layer.size}"
-        if tar is None:
+        if layer.stamp not in ("", stamp):  # of a store that is older than this line there is none
+            return "its files do not have the names, modes, sizes and times that they had"
+        found = self._call(archived_layers.__name__, "tree_digest", layer.path)
+        if tar is None:  # nobody has asked for its digest yet
+            self._remember(layer, found)
             return ""
         expected = tar.get("tree") or self._unpacked_again(layer, tar)
-        found = self._call(archived_layers.__name__, "tree_digest", layer.path)
         return f"its files are {found}, and were {expected}" if expected not in ("", found) else ""
+
+    def _remember(self, layer: Layer, found: str) -> None:
+        """Keep the digest of a layer, for the next look at it and for whoever asks for its image's id."""
+        with self._store.lock(f"pack-{layer.id}"):
+            if self._store.tar_of(layer) is None:
+                self._store.keep_tar(layer, {"diff_id": found, "tree": found})
 
     def _unpacked_again(self, layer: Layer, tar: dict[str, Any]) -> str:
         """The digest of the files that the layer's blob gives, "" without it; remembered for the next time."""

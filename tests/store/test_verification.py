@@ -64,6 +64,48 @@ def test_a_changed_file_of_a_layer(cache, name, tmp_path):
             assert container.read_text("/file") == ("another" if name == "built:1" else "content")
 
 
+@pytest.fixture
+def built(tmp_path):
+    """A store with an image of which nobody has asked for a digest."""
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nCOPY file /file\n")
+    (tmp_path / "file").write_text("content")
+    with Engine(cache_dir=tmp_path / "cache") as engine:
+        engine.build(tmp_path, tag="built:1")
+    return tmp_path / "cache"
+
+
+def change(path, *, back_to=None):
+    before = os.stat(path)
+    with open(path, "r+") as file:
+        file.write("CHANGED")
+    assert os.stat(path).st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns if back_to is None else back_to))
+
+
+def test_a_changed_file_of_a_layer_without_a_digest(built):
+    path = path_of_file(built, "built:1")
+    change(path, back_to=os.stat(path).st_mtime_ns + 1)
+    assert problems(built)[0] == ("layer", "its files do not have the names, modes, sizes and times that they had")
+    assert problems(built) == []
+
+
+@pytest.mark.parametrize("damage", [os.chmod, os.rename])
+def test_a_layer_without_a_digest_that_looks_otherwise(built, damage):
+    path = path_of_file(built, "built:1")
+    damage(path, 0o600 if damage is os.chmod else f"{path}2")
+    assert problems(built)[0][0] == "layer"
+
+
+def test_the_first_look_gives_a_layer_its_digest_for_the_next(built):
+    assert problems(built) == []
+    with Engine(cache_dir=built) as engine:
+        image = engine.image("built:1")
+        assert image.id == str(image.packed().manifest.config.digest)
+    assert problems(built) == []
+    change(path_of_file(built, "built:1"))
+    assert problems(built)[0][1].startswith("its files are sha256:")
+
+
 def test_a_lost_file_of_a_layer(cache):
     os.unlink(path_of_file(cache, "built:1"))
     assert problems(cache)[0] == ("layer", "its files have 0 bytes, and had 7")
