@@ -56,6 +56,7 @@ _HOMES = {
     "pytest_capsule.errors": (
         "BuildError",
         "CapsuleError",
+        "CapsuleWarning",
         "CommandNotFound",
         "ContainerError",
         "ContainerExited",
@@ -86,6 +87,7 @@ __all__ = [
     "BuildError",
     "BuildEvent",
     "CapsuleError",
+    "CapsuleWarning",
     "Change",
     "CommandNotFound",
     "Container",

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_capsule import outbound
 from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, CapsuleError, UnsupportedHost
-from pytest_capsule.network import outbound
 from pytest_capsule.runtime.cgroups import Cgroups
 
 if TYPE_CHECKING:
@@ -214,9 +214,9 @@ def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
 
 
 def _way_out() -> Ability:
-    found = next(filter(None, map(shutil.which, outbound.PROGRAMS)), None)
-    detail = found or "not installed; containers need none for themselves"
-    return Ability("way out", found is not None, detail, mend="apt-get install slirp4netns", needed=False)
+    found = next(iter(outbound.installed()), None)
+    detail = found or 'not installed: network="bridge" is the host\'s network; containers need none for themselves'
+    return Ability("way out", found is not None, detail, mend=outbound.INSTALL, needed=False)
 
 
 def _run_hello_world(engine: Engine) -> str:

@@ -35,7 +35,7 @@ from pytest_capsule.networks import Network, Ports
 from pytest_capsule.oci.config import History
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference, familiar
-from pytest_capsule.outbound import Outbound
+from pytest_capsule.outbound import Outbound, installed, on_host_instead
 from pytest_capsule.progress import in_words
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
@@ -461,6 +461,8 @@ class Engine:
             container.ready()
             if container.outbound:
                 self._outbound.open(container)
+            elif spec.network == "bridge":
+                self._outbound.warn()
             for mapping in parse_ports(spec.ports):
                 container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
             undo.pop_all()
@@ -524,6 +526,9 @@ class Engine:
         limits = Limits.parse(spec.memory, spec.cpus, spec.pids)
         identity = secrets.token_hex(32)
         name = spec.name or identity[:12]
+        capabilities = launch.granted_capabilities(spec)
+        if location.outbound and not installed():
+            location = on_host_instead(location, spec, name)
         hostname = launch.hostname(spec, location.neighbour) or identity[:12]
         config = image.config.config
         host, attachment = None, None
@@ -548,7 +553,7 @@ class Engine:
             reaches_host=reaches_host,
             read_only=spec.read_only,
             privileged=spec.privileged,
-            capabilities=launch.granted_capabilities(spec),
+            capabilities=capabilities - location.withheld,
         )
         container = Container(
             self._supervisor,
@@ -598,8 +603,8 @@ class Engine:
     def network(self, name: str | None = None, *, outbound: bool = False) -> Network:
         """A network of its own; containers started with ``network=`` it reach each other by name.
 
-        With ``outbound`` each has a way out as well, as with ``network="bridge"``: ``UnsupportedHost`` when one is
-        started and neither slirp4netns nor pasta is there.
+        With ``outbound`` each has a way out as well: ``UnsupportedHost`` when one is started and neither slirp4netns
+        nor pasta is there.
         """
         self._check_open()
         with self._lock:

@@ -25,6 +25,10 @@ class CapsuleError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+class CapsuleWarning(UserWarning):
+    """What works, though not in the way that was asked for: the text says how, and what mends it."""
+
+
 class UsageError(CapsuleError):
     """A call, marker or option that cannot be meant: a wrong keyword, a wrong type, two that exclude each other."""
 

@@ -20,7 +20,7 @@ _SHORTEST_ID = 12
 class Location:
     """``on_host``, on the network of a ``membership``, in that of its ``neighbour``, or by itself.
 
-    ``outbound`` is the interface of a way out, where it has one.
+    ``outbound`` is the interface of a way out, where it has one; ``withheld`` are capabilities that are not for there.
     """
 
     on_host: bool = False
@@ -28,6 +28,7 @@ class Location:
     outbound: str = ""
     membership: Membership | None = None
     neighbour: Container | None = None
+    withheld: frozenset[str] = frozenset()
 
     def files(
         self, name: str, hostname: str, host: Host | None, extra_hosts: Mapping[str, str] | Iterable[str]

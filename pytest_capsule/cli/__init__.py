@@ -12,11 +12,12 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_capsule.cli.invocation import Invocation
 from pytest_capsule.cli.parser import Commands, Parser
-from pytest_capsule.errors import CapsuleError
+from pytest_capsule.errors import CapsuleError, CapsuleWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), _warnings_as_messages():
             code: int = options.function(Invocation(options))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -91,6 +92,24 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """What a user should know of is a line of ours, without the place in our code."""
+    format_others = warnings.formatwarning
+
+    def format_one(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        ours = issubclass(category, CapsuleWarning)
+        return f"capsule: warning: {message}\n" if ours else format_others(message, category, *place, **line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CapsuleWarning)
+        warnings.formatwarning = format_one
+        try:
+            yield
+        finally:
+            warnings.formatwarning = format_others
 
 
 class _Version(argparse.Action):

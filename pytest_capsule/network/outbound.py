@@ -87,9 +87,10 @@ def _slirp4netns(namespace: str, interface: str, _: str, ready: int) -> list[str
 def _pasta(namespace: str, interface: str, ready: str, _: int) -> list[str]:
     addresses = ["--address", ADDRESS, "--netmask", "24", "--gateway", "10.0.2.2", "--dns-forward", NAMESERVER]
     closed = ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+    # Started by root it would become nobody, who may not enter a namespace of root's.
     return [
-        *("--foreground", "--quiet", "--config-net", "--netns-only", "--netns", namespace, "--pid", ready),
-        *("--ns-ifname", interface, *addresses, *closed),
+        *("--runas", "0", "--foreground", "--quiet", "--pid", ready),
+        *("--config-net", "--netns-only", "--netns", namespace, "--ns-ifname", interface, *addresses, *closed),
     ]
 
 

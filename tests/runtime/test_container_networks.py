@@ -8,14 +8,16 @@ import re
 import shutil
 import socket
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
 
 import psutil
 import pytest
 
-from pytest_capsule import wait
-from pytest_capsule.errors import UnsupportedHost, UsageError
+from pytest_capsule import Engine, wait
+from pytest_capsule._linux.capabilities import DEFAULT, NAMES
+from pytest_capsule.errors import CapsuleWarning, UnsupportedHost, UsageError
 
 SERVER = ["python3", "-m", "http.server", "8000", "--bind", "::"]
 CALL = "import socket; (lambda address: socket.create_connection(address, 20).close())"
@@ -313,8 +315,6 @@ def program(request, identity, monkeypatch, tmp_path):
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    if program == "pasta" and identity == "root":
-        pytest.skip("pasta of Debian 12 becomes nobody where root starts it, and reaches no namespace of root's then")
     (tmp_path / program).symlink_to(found)
     monkeypatch.setenv("PATH", str(tmp_path))
     return program
@@ -344,11 +344,72 @@ def test_a_network_with_a_way_out(engine, host, program, server_of_the_test):
         assert said.stdout == "you said hello\n" * 3
 
 
-def test_no_way_out_without_a_program_for_it(engine, host, monkeypatch, tmp_path):
+@pytest.fixture
+def no_program(host, monkeypatch, tmp_path):
+    """No program for ways out is there."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UnsupportedHost, match="neither is installed") as caught:
-        engine.run("capsule/host", command=[], network="bridge")
-    assert 'network="host"' in (caught.value.hint or "")
+
+
+def test_the_hosts_network_stands_in_for_a_way_out_and_that_is_said_once(
+    tmp_path_factory, no_program, server_of_the_test
+):
+    read_capabilities = "grep CapBnd /proc/self/status | cut -f 2"
+    with Engine(tmp_path_factory.mktemp("stand-in")) as engine, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with engine.run("capsule/host", command=[], network="bridge") as one:
+            assert [(each.category, "apt-get install slirp4netns" in str(each.message)) for each in warned] == [
+                (CapsuleWarning, True)
+            ]
+            with engine.run("capsule/host", command=[], network="bridge") as other:
+                for container in (one, other):
+                    with open("/proc/self/ns/net") as ours:
+                        assert os.path.samestat(os.fstat(ours.fileno()), _network_of(container))
+            for address in ("127.0.0.1", "host.capsule.internal"):
+                one.exec(["python3", "-c", TALK, address, str(server_of_the_test)], check=True)
+            assert one.address(server_of_the_test) == ("127.0.0.1", server_of_the_test)
+            rights = int(one.exec(read_capabilities).stdout, 16)
+            assert {name for number, name in enumerate(NAMES) if rights >> number & 1} == DEFAULT - {"NET_RAW"}
+        assert len(warned) == 1
+
+
+def _network_of(container):
+    namespace = container.network_namespace()
+    try:
+        return os.fstat(namespace)
+    finally:
+        os.close(namespace)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "reason"),
+    [
+        ({"ports": [80]}, "publishes ports"),
+        ({"privileged": True}, "is privileged"),
+        ({"cap_add": ["cap_net_raw"]}, "the capability NET_RAW"),
+        ({"cap_add": ["ALL"]}, "the capability ALL"),
+    ],
+)
+def test_the_hosts_network_does_not_stand_in_where_it_is_another_thing(engine, no_program, keywords, reason):
+    with pytest.raises(UnsupportedHost, match=f"neither slirp4netns nor pasta is installed.*{reason}") as caught:
+        engine.run("capsule/host", command=[], network="bridge", **keywords)
+    assert "apt-get install slirp4netns" in caught.value.hint
+    with engine.run("capsule/host", command=[], **keywords):  # which asks for no way out
+        pass
+
+
+def test_a_network_of_its_own_has_no_stand_in(engine, no_program):
+    with engine.network("inner", outbound=True) as network:
+        with pytest.raises(UnsupportedHost, match="it is to be on network inner"):
+            engine.run("capsule/host", command=[], network=network)
+        assert network.entries() == []
+
+
+def test_who_wants_no_stand_in_makes_an_error_of_the_warning(engine, no_program):
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CapsuleWarning)
+            with pytest.raises(CapsuleWarning, match="neither slirp4netns nor pasta"):
+                engine.run("capsule/host", command=[], network="bridge")
 
 
 def test_no_such_network(engine):
