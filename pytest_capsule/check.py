@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno as errnos
 import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule import outbound
 from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, CapsuleError, UnsupportedHost
 from pytest_capsule.runtime.cgroups import Cgroups
+from pytest_capsule.runtime.freezer import Freezer
+from pytest_capsule.runtime.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,17 +107,12 @@ def _identity(engine: Engine) -> str:
 def _abilities(engine: Engine) -> Iterator[Ability]:
     *basis, last = _supervisor(engine)
     yield from (*basis, last)
-    yield _ids(engine)
+    yield _users(engine, last.works)
     if last.works:  # else nothing beneath it can even be tried
         for name, mend in _NAMESPACE_MENDS.items():
             yield _tried(f"{name} namespace", partial(engine.probe, "namespace", name), mend)
-        yield _overlay(engine, "overlay in memory", in_memory=True)
-        yield _overlay(engine, "overlay on the cache", in_memory=False)
-        yield _tried("devices", partial(engine.probe, "devices", engine.ids.kind != "root"), ALLOW_NAMESPACES)
-        for kind, mend in _FILESYSTEM_MENDS.items():
-            yield _tried(kind, partial(engine.probe, "filesystem", kind), mend)
-        for name, (probe, mend) in _CALLS.items():
-            yield _tried(name, partial(engine.probe, probe), mend)
+        yield from _files(engine)
+        yield _tried("process descriptors", partial(engine.probe, "process_descriptors"), "Linux 5.4 or newer")
         yield _tried("container network", partial(engine.probe, "wires"), "as root: modprobe -a veth bridge")
         yield _tried(
             "way to the host", partial(engine.probe, "way_to_host"), "as root: modprobe nft_redir", needed=False
@@ -119,11 +120,25 @@ def _abilities(engine: Engine) -> Iterator[Ability]:
         yield _tried(
             "slow networks", partial(engine.probe, "slow_network"), "as root: modprobe sch_netem", needed=False
         )
-        yield _tried("hello-world", partial(_run_hello_world, engine), "what is missing above")
-        yield _tried("seccomp", partial(engine.probe, "seccomp"), "a kernel with CONFIG_SECCOMP_FILTER", needed=False)
+        yield _way_out(engine)
+        yield _tried("seccomp", partial(engine.probe, "seccomp"), "a kernel with CONFIG_SECCOMP_FILTER")
         yield _tried("feigned owners", partial(engine.probe, "answered_calls"), _FEIGNED_LESS, needed=False)
-    yield _way_out()
+        yield _tried("hello-world", partial(_run_hello_world, engine), "what is missing above")
     yield from _limits()
+    yield _freezer()
+
+
+def _files(engine: Engine) -> Iterator[Ability]:
+    """What a root filesystem is made of."""
+    yield _overlay(engine, "overlay in memory", in_memory=True)
+    yield _overlay(engine, "overlay on the cache", in_memory=False)
+    with engine.scratch() as folder:
+        probe = partial(partial, engine.probe)
+        yield _tried("devices", probe("devices", str(folder), engine.ids.kind != "root"), ALLOW_NAMESPACES)
+        for kind, mend in _FILESYSTEM_MENDS.items():
+            yield _tried(kind, probe("filesystem", str(folder), kind), mend)
+        yield _tried("root directory", probe("root_directory", str(folder)), ALLOW_NAMESPACES)
+        yield _tried("paths inside a root", probe("paths", str(folder)), "Linux 5.6 or newer")
 
 
 def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = True) -> Ability:
@@ -141,6 +156,9 @@ def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = Tru
         )
 
 
+_ANYBODY = 65534  # the highest id that every tool knows
+_LIMITS = Limits(memory=64 << 20, cpus=0.5, pids=10)
+_NO_TUN = "where /dev/net/tun is at fault: chmod 0666 /dev/net/tun, as root"
 _FEIGNED_LESS = "Linux 5.9 or newer, and no other listener to system calls around: builds feign success alone"
 _DELEGATE = "systemd-run --user --scope -p Delegate=yes pytest ..."
 _UNMASKED = (
@@ -156,11 +174,6 @@ _NAMESPACE_MENDS = {
         ("UTS", "uts"),
         ("cgroup", "cgroup"),
     )
-}
-_CALLS = {
-    "root directory": ("root_directory", ALLOW_NAMESPACES),
-    "paths inside a root": ("paths", "Linux 5.6 or newer"),
-    "process descriptors": ("process_descriptors", "Linux 5.4 or newer"),
 }
 _FILESYSTEM_MENDS = {
     "proc": _UNMASKED,
@@ -189,12 +202,16 @@ def _supervisor(engine: Engine) -> Iterator[Ability]:
     yield replace(tried, detail=found) if tried.works else tried
 
 
-def _ids(engine: Engine) -> Ability:
+def _users(engine: Engine, can_be_tried: bool) -> Ability:
+    """Whether a command inside can be another user than root, tried as the last that there can be."""
     ids, name = engine.ids, "users"
-    if ids.kind == "root":
-        return Ability(name, True, "all, as on the host", needed=False)
-    if ids.kind == "range" and ids.uids is not None:
-        return Ability(name, True, f"root and {ids.uids[1]} others, by newuidmap", needed=False)
+    if ids.kind != "single":
+        uid, gid = (found[1] if found else _ANYBODY for found in (ids.uids, ids.gids))
+        found = "all, as on the host" if ids.kind == "root" else f"root and {uid} others, by newuidmap"
+        if not can_be_tried:
+            return Ability(name, False, f"not tried: {found}", needed=False)
+        tried = _tried(name, partial(engine.probe, "another_user", uid, gid), ALLOW_NAMESPACES, needed=False)
+        return replace(tried, detail=found) if tried.works else tried
     mend = "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
     tools = [tool for tool in ("newuidmap", "newgidmap") if shutil.which(tool) is None]
     if tools:
@@ -213,10 +230,17 @@ def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
         return _tried(name, probe, f"{mend}; without, starts and builds are slower", needed=False)
 
 
-def _way_out() -> Ability:
-    found = next(iter(outbound.installed()), None)
-    detail = found or 'not installed: network="bridge" is the host\'s network; containers need none for themselves'
-    return Ability("way out", found is not None, detail, mend=outbound.INSTALL, needed=False)
+def _way_out(engine: Engine) -> Ability:
+    """The first of the programs that can do it here, else what the first that is installed said."""
+    name = "way out"
+    failed: Ability | None = None
+    for program in outbound.installed():
+        tried = _tried(name, partial(engine.probe, "way_out", program), _NO_TUN, needed=False)
+        if tried.works:
+            return tried
+        failed = failed or replace(tried, detail=f"{os.path.basename(program)}: {tried.detail}")
+    detail = 'not installed: network="bridge" is the host\'s network; containers need none for themselves'
+    return failed or Ability(name, False, detail, mend=outbound.INSTALL, needed=False)
 
 
 def _run_hello_world(engine: Engine) -> str:
@@ -230,13 +254,51 @@ def _run_hello_world(engine: Engine) -> str:
 
 def _limits() -> Iterator[Ability]:
     """Which limits the kernel can enforce. Where it is none, they are watched over: that is no lack of containers."""
-    for limit, error in Cgroups().probe().items():
-        name = f"limit of {limit}"
-        if error is None:
-            yield Ability(name, True, "by a control group", needed=False)
-            continue
+    with _bystander() as pid:
+        cgroup, refused = Cgroups().enclose(pid, _label(), _LIMITS)
+    cgroup.remove()
+    for limit in _LIMITS.asked():
+        yield _by_control_groups(f"limit of {limit}", refused.get(limit), "only watched over")
+
+
+def _freezer() -> Ability:
+    """Whether ``pause`` can do without a signal."""
+    freezer: Freezer | None = None
+    refused: OSError | None = None
+    with _bystander() as pid:
+        try:
+            freezer = Freezer(Cgroups().unified(), _label())
+            freezer.freeze(lambda: [pid])
+        except OSError as error:
+            refused = error
+    if freezer is not None:
+        freezer.remove()
+    return _by_control_groups("freezer", refused, "a pause stops processes by SIGSTOP")
+
+
+def _by_control_groups(name: str, refused: OSError | None, otherwise: str) -> Ability:
+    if refused is None:
+        return Ability(name, True, "by a control group", needed=False)
+    if refused.errno == errnos.EROFS:
+        mend = "inside Docker, --privileged: it shows a container its control groups read-only"
+    elif refused.errno == errnos.ENOENT:
+        mend = "a kernel that has it, started with control groups v2: systemd.unified_cgroup_hierarchy=1"
+    else:
         mend = _DELEGATE
-        if error.errno == errnos.EROFS:
-            mend = "inside Docker, --privileged: it shows a container its control groups read-only"
-        call = str(error.filename or "")
-        yield Ability(name, False, "only watched over", call, error.errno or 0, mend, needed=False)
+    call = str(refused.filename or "")
+    return Ability(name, False, otherwise, call, refused.errno or 0, mend, needed=False)
+
+
+@contextlib.contextmanager
+def _bystander() -> Iterator[int]:
+    """The id of a process that does nothing, to be put into control groups."""
+    words = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()  # what is frozen too
+
+
+def _label() -> str:
+    return f"check-{time.monotonic_ns()}"

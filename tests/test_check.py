@@ -8,6 +8,7 @@ import sys
 from functools import partial
 
 import pytest
+from peers import peer
 
 from pytest_capsule import Engine
 from pytest_capsule.runtime import supervisor
@@ -25,6 +26,7 @@ NEEDED = [
     "paths inside a root",
     "process descriptors",
     "container network",
+    "seccomp",
     "hello-world",
 ]
 CAPSULE = (sys.executable, "-m", "pytest_capsule")
@@ -95,6 +97,46 @@ def test_the_report_as_json(cache):
         "mend": "",
         "needed": True,
     }
+
+
+def test_what_this_host_says_of_itself_is_what_containers_find(cache, identity):
+    """Beside the rows, the same asked of a container."""
+    with Engine(cache) as engine:
+        found = {ability.name: ability for ability in engine.check().abilities}
+        with engine.run("capsule/host", command=["sleep", "1000"], memory="64m", cpus=0.5, pids=20) as container:
+            limits = {name: limit.how for name, limit in container.limits.items()}
+        with engine.run("capsule/host", command=["sleep", "1000"]) as container:
+            container.pause()
+            by_signal = container.top()[1]["status"] == "stopped"
+    assert {name: found[f"limit of {name}"].works for name in limits} == {
+        name: how == "enforced" for name, how in limits.items()
+    }
+    assert found["freezer"].works != by_signal
+    assert found["users"].works == (identity != "single")
+
+
+def test_a_way_out_is_tried_and_not_only_looked_for(cache, tmp_path, monkeypatch):
+    slirp = peer("slirp4netns")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Engine(cache) as engine:
+        rows = [way_out(engine)]
+        broken = tmp_path / "slirp4netns"
+        broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
+        broken.chmod(0o755)
+        rows.append(way_out(engine))
+        broken.unlink()
+        broken.symlink_to(slirp)
+        rows.append(way_out(engine))
+    assert [row.works for row in rows] == [False, False, True]
+    assert rows[0].detail.startswith("not installed: ")
+    assert rows[0].mend == "apt-get install slirp4netns"
+    assert rows[1].detail == "slirp4netns: it is broken"
+    assert "/dev/net/tun" in rows[1].mend
+    assert rows[2].detail == str(broken)
+
+
+def way_out(engine):
+    return next(ability for ability in engine.check().abilities if ability.name == "way out")
 
 
 @pytest.mark.parametrize("uid", [NOBODY, os.getuid() or 1000], ids=["nobody", "own id"])

@@ -41,7 +41,7 @@ def bounding_set():
 
 @dataclass(frozen=True)
 class Docker:
-    """An image with nothing in it, on which this machine's programs and this Python are shown, read-only."""
+    """An image with nothing in it, not even /tmp, on which this machine's programs and Python are shown, read-only."""
 
     client: list[str]
 
@@ -56,7 +56,6 @@ class Docker:
             "--network=none",
             "--runtime=here",
             "--tmpfs=/cache:mode=1777",
-            "--tmpfs=/tmp:mode=1777",  # as every image has one, which this empty one does not
             *binds,
         ]
         command += [

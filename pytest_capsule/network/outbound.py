@@ -34,7 +34,7 @@ def serve(sock: socket.socket) -> None:
     with socket.socket(fileno=answers) as asked:
         program: subprocess.Popen[bytes] | None = None
         try:
-            program = _start(message["program"], namespace, message["interface"])
+            program = start(message["program"], namespace, message["interface"])
             channel.send(asked, {})
         except OSError as error:
             channel.send(asked, channel.failure(error))
@@ -46,7 +46,7 @@ def serve(sock: socket.socket) -> None:
         program.kill()
 
 
-def _start(path: str, namespace: int, interface: str) -> subprocess.Popen[bytes]:
+def start(path: str, namespace: int, interface: str) -> subprocess.Popen[bytes]:
     """The program at work; ``OSError`` with its own words when it is not."""
     ready, done = os.pipe2(os.O_CLOEXEC)
     said = os.memfd_create("said")

@@ -117,13 +117,6 @@ class Cgroups:
             _remove(directory, 0)
         return Cgroup({name: groups[CONTROLLERS[name]] for name in wanted if name not in failures}), failures
 
-    def probe(self) -> dict[str, OSError | None]:
-        """For each kind of limit ``None`` where the kernel can enforce it, else what it said to a group for it."""
-        groups, refused = self._make(list(CONTROLLERS.values()), _own_prefix() + f"probe-{time.monotonic_ns()}")
-        for group in groups.values():
-            _remove(group.directory, 0)
-        return {name: refused.get(controller) for name, controller in CONTROLLERS.items()}
-
     def unified(self) -> Path:
         """This process' own group in the v2 tree; ``FileNotFoundError`` where there is none."""
         found = self._hierarchies()

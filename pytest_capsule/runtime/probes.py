@@ -8,16 +8,15 @@ refuses. ``check.py`` knows what each of them is for.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import os
 import signal
 import socket
-import struct
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, constants, inroot, mount, netlink, nftables, syscalls
 from pytest_capsule._linux.seccomp import filters, notification
-from pytest_capsule.network import bridge
+from pytest_capsule.network import bridge, outbound
 from pytest_capsule.network.resolver import HOST_ADDRESS
 
 if TYPE_CHECKING:
@@ -40,12 +39,29 @@ _NAMESPACES = {
     "cgroup": constants.CLONE_NEWCGROUP,
 }
 _NO_FILE = 9999  # a descriptor that nothing has
+_PORT = 7  # any that is in range
+_PATIENCE = 5  # seconds for what is next to us to answer
 _SAFE_MS = constants.MS_NOSUID | constants.MS_NODEV | constants.MS_NOEXEC
 
 
 def nothing() -> str:
     """That there is somebody to ask: the supervisor lives, in a user namespace unless it is root's."""
     return ""
+
+
+def another_user(uid: int, gid: int) -> str:
+    """Become ``uid`` with the group ``gid`` alone."""
+
+    def child() -> str:
+        try:
+            os.setgroups([gid])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"setresuid {uid}, setresgid {gid}") from None
+        return ""
+
+    return _thrown_away(0, child)
 
 
 def namespace(kind: str) -> str:
@@ -56,20 +72,17 @@ def namespace(kind: str) -> str:
 def overlay(folder: str, in_memory: bool) -> str:
     """Overlay a tree and change it: remove and make anew a directory of it, delete a file, write into another.
 
-    ``folder`` is one of the store's own, empty; with ``in_memory`` a tmpfs is mounted on it first.
+    ``folder`` is, here and below, an empty one of the store's own, and but for ``in_memory`` a tmpfs is mounted on it.
     """
 
     def child() -> str:
-        _make_private()
-        if in_memory:
-            syscalls.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"mode=755")
-        return _change_overlay(folder)
+        _stand_in(folder, in_memory=in_memory)
+        return _change_overlay()
 
     return _thrown_away(constants.CLONE_NEWNS, child)
 
 
-def _change_overlay(folder: str) -> str:
-    os.chdir(folder)
+def _change_overlay() -> str:
     for name in ("lower", "lower/directory", "upper", "work", "merged"):
         os.mkdir(name)
     for name in ("lower/directory/old", "lower/deleted", "lower/changed"):
@@ -106,11 +119,11 @@ def _change() -> None:
 _CHANGES: tuple[Callable[[], None], ...] = (_make_anew, _delete, _change)
 
 
-def filesystem(kind: str) -> str:
+def filesystem(folder: str, kind: str) -> str:
     """Mount what every container has: ``proc``, ``sysfs``, ``mqueue`` or ``devpts``."""
 
     def child() -> str:
-        _stand_in_memory()
+        _stand_in(folder)
         os.mkdir("here")
         options = b"newinstance,ptmxmode=0666,mode=0620" if kind == "devpts" else None
         flags = _SAFE_MS if kind != "devpts" else constants.MS_NOSUID | constants.MS_NOEXEC
@@ -123,11 +136,11 @@ def filesystem(kind: str) -> str:
     return _thrown_away(_ALL, child)
 
 
-def devices(userns: bool) -> str:
+def devices(folder: str, userns: bool) -> str:
     """Have ``/dev/null`` on a mount of our own: made, or, in a user namespace, where none can be made, the host's."""
 
     def child() -> str:
-        _stand_in_memory()
+        _stand_in(folder)
         if userns:
             target = os.open("null", os.O_CREAT | os.O_CLOEXEC, 0o666)
             mount.place(mount.bind(b"/dev/null"), target, "null")
@@ -140,11 +153,11 @@ def devices(userns: bool) -> str:
     return _thrown_away(_ALL, child)
 
 
-def root_directory() -> str:
+def root_directory(folder: str) -> str:
     """Take another root: what closes the host's files to a container."""
 
     def child() -> str:
-        _stand_in_memory()
+        _stand_in(folder)
         syscalls.pivot_root(b".", b".")
         syscalls.umount(b".", constants.MNT_DETACH)
         if os.listdir("/"):
@@ -154,11 +167,11 @@ def root_directory() -> str:
     return _thrown_away(_ALL, child)
 
 
-def paths() -> str:
+def paths(folder: str) -> str:
     """Resolve a path inside a root that its symlinks do not lead out of."""
 
     def child() -> str:
-        _stand_in_memory()
+        _stand_in(folder)
         os.symlink("/../../inside", "link")
         os.mkdir("inside")
         root = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -185,27 +198,42 @@ def process_descriptors() -> str:
 
 
 def wires() -> str:
-    """A bridge, and a veth pair to another network namespace: what containers that talk to each other hang on."""
+    """Connect over a bridge and a veth pair to another network namespace: as containers that talk to each other do."""
 
     def child() -> str:
         bridge.create_hub([("10.0.0.1", 24)], "02:00:00:00:00:01")
         hub = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        syscalls.unshare(constants.CLONE_NEWNET)
-        own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        bridge.attach(hub, own, "c1", mac="02:00:00:00:00:02", addresses=[("10.0.0.2", 24)], gateways=["10.0.0.1"])
+        with socket.create_server(("10.0.0.1", _PORT)) as listener:
+            syscalls.unshare(constants.CLONE_NEWNET)
+            own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            bridge.attach(hub, own, "c1", mac="02:00:00:00:00:02", addresses=[("10.0.0.2", 24)], gateways=["10.0.0.1"])
+            _connect("10.0.0.1", listener)
         return "IPv4 and IPv6" if bridge.ipv6_available() else "IPv4 only"
 
     return _thrown_away(constants.CLONE_NEWNET, child)
 
 
 def way_to_host() -> str:
-    """Lead connections by nftables: what ``host.capsule.internal`` needs."""
+    """Lead a connection by nftables: what ``host.capsule.internal`` needs."""
 
     def child() -> str:
-        nftables.redirect(HOST_ADDRESS, 1)
+        netlink.loopback_up()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            nftables.redirect(HOST_ADDRESS, listener.getsockname()[1])
+            _connect(HOST_ADDRESS, listener)
         return ""
 
     return _thrown_away(constants.CLONE_NEWNET, child)
+
+
+def _connect(address: str, listener: socket.socket) -> None:
+    """Connect to a port of ``address``, where that is to arrive at ``listener``."""
+    try:
+        with socket.create_connection((address, _PORT), _PATIENCE):
+            listener.settimeout(_PATIENCE)
+            listener.accept()[0].close()
+    except OSError as error:
+        raise OSError(error.errno or errno.ETIMEDOUT, error.strerror or "no answer", f"connect {address}") from None
 
 
 def slow_network() -> str:
@@ -219,15 +247,36 @@ def slow_network() -> str:
     return _thrown_away(constants.CLONE_NEWNET, child)
 
 
-def seccomp() -> str:
-    """Install a filter that allows everything."""
+def way_out(program: str) -> str:
+    """Have ``program`` lead another network namespace out: what ``network="bridge"`` needs."""
 
     def child() -> str:
-        allow = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000), 8)  # BPF_RET SECCOMP_RET_ALLOW
-        program = ctypes.create_string_buffer(struct.pack("H6xP", 1, ctypes.addressof(allow)))  # struct sock_fprog
+        ours, theirs = channel.pair()
+        pid, _ = syscalls.clone(constants.CLONE_NEWNET)
+        if pid == 0:
+            try:
+                channel.send(theirs, {}, [os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)])
+            finally:
+                os._exit(0)
+        (namespace,) = channel.answer(ours, _PATIENCE)[1]
+        with outbound.start(program, namespace, "eth0") as running:
+            running.kill()
+        return program
+
+    return _thrown_away(0, child)
+
+
+def seccomp() -> str:
+    """Be refused what the filter of every container forbids."""
+
+    def child() -> str:
         syscalls.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
-        syscalls.prctl(constants.PR_SET_SECCOMP, constants.SECCOMP_MODE_FILTER, ctypes.addressof(program))
-        return ""
+        syscalls.seccomp(filters.default_filter(frozenset(), os.uname().machine))
+        try:
+            syscalls.unshare(constants.CLONE_NEWUTS)
+        except PermissionError:
+            return ""
+        raise OSError(0, "a filter does not hold what is under it", "seccomp SECCOMP_SET_MODE_FILTER")
 
     return _thrown_away(0, child)
 
@@ -256,14 +305,11 @@ def answered_calls() -> str:
     return _thrown_away(0, child)
 
 
-def _make_private() -> None:
+def _stand_in(folder: str, *, in_memory: bool = True) -> None:
     syscalls.mount(None, b"/", None, constants.MS_REC | constants.MS_PRIVATE)
-
-
-def _stand_in_memory() -> None:
-    _make_private()
-    syscalls.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, b"mode=755")
-    os.chdir("/tmp")
+    if in_memory:
+        syscalls.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"mode=755")
+    os.chdir(folder)
 
 
 def _thrown_away(flags: int, probe: Callable[[], str]) -> str:

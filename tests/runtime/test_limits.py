@@ -14,10 +14,22 @@ import pytest
 from pytest_capsule import Engine
 from pytest_capsule.errors import ContainerError, UsageError
 from pytest_capsule.runtime.cgroups import Cgroups
+from pytest_capsule.runtime.limits import Limits
 
 HOG = "head -c 1000000000 /dev/zero | tail"  # tail keeps it all: there is no line in it
 FORKS = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); sleep 1000 & done; wait"
-REFUSED = {name: error for name, error in Cgroups().probe().items() if error is not None}
+
+
+def refused():
+    """For each limit that no group can hold a process to here, why."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        cgroup, failures = Cgroups().enclose(process.pid, "tests", Limits(memory=1 << 26, cpus=0.5, pids=9))
+        process.communicate()
+        cgroup.remove()
+    return failures
+
+
+REFUSED = refused()
 
 
 def how(name):
