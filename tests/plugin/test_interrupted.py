@@ -63,6 +63,17 @@ def test_a_second_trouble_after_ctrl_c(run, pytester, after):
     assert (pytester.path / "report.json").exists()
 
 
+@pytest.mark.parametrize(("seconds", "orderly"), [(1000.0, True), (-1.0, False)], ids=["with-the-first", "later"])
+def test_a_second_sigterm(pytester, monkeypatch, seconds, orderly):
+    """One that timeout(1) sends along with the first is no second word; that comes later, and ends it at once."""
+    pytester.makeconftest(f"import pytest_capsule.termination as t\nt._ONE_ORDER = {seconds}")
+    pytester.makepyfile(suite_of(SIGTERM, "os.kill(os.getpid(), signal.SIGTERM)"))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+
+    assert result.ret == (pytest.ExitCode.INTERRUPTED if orderly else -signal.SIGTERM)
+    assert ("KeyboardInterrupt: SIGTERM" in result.stdout.str()) == orderly
+
+
 def test_pytest_exit_with_a_code_of_its_own(run, pytester):
     result = run(suite_of("pytest.exit('enough', returncode=7)"), "--capsule-report=report.json")
 
