@@ -782,7 +782,10 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """The id, as the host counts, of the main process while it runs, else of the container's init."""
+        """The id, as the host counts, of the main process while it runs, else of the container's init.
+
+        ``ContainerError`` when both have gone.
+        """
         init = self.init_pid
         if self._main is not None and self._main.poll() is None:
             return self._table().find(self._main.pid) or init
@@ -790,10 +793,13 @@ class Container:
 
     @property
     def init_pid(self) -> int:
-        """The id, as the host counts, of the container's PID 1."""
+        """The id, as the host counts, of the container's PID 1; ``ContainerError`` when that has gone."""
         self._check_open()
         with open(f"/proc/self/fdinfo/{self._pidfd}") as info:
-            return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
+            pid = next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
+        if pid <= 0:  # reaped; and to kill(2) a number like that is no process, but everybody
+            raise ContainerError(f"container {self.name} is gone", container=self.name)
+        return pid
 
     def health(self) -> str | None:
         """``starting``, ``healthy`` or ``unhealthy`` by the image's HEALTHCHECK; ``None`` without one.
@@ -852,7 +858,7 @@ class Container:
 
         try:
             return ProcessTable(self.init_pid)
-        except ContainerError:  # closed: nothing runs in it
+        except ContainerError:  # closed, or gone: nothing runs in it
             return ProcessTable(-1)
 
     # -- the end --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class ProcessTable:
         try:
             process = psutil.Process(init)
             self.processes = [process, *process.children(recursive=True)]
-        except (psutil.NoSuchProcess, ValueError):  # ValueError: about to be reaped, its id is -1
+        except (psutil.NoSuchProcess, ValueError):  # ValueError: -1, which is none
             self.processes = []
 
     def pids(self) -> list[int]:

@@ -272,6 +272,18 @@ def test_a_container_whose_init_was_killed_says_so(engine, eventually):
             container.read_text("/etc/hostname")
         with pytest.raises(ContainerError, match="is gone"):
             container.popen(["sh"], tty=True)
+        eventually(lambda: not _has_pid(container))  # never -1, which kill(2) takes for everybody
+        assert container.top() == []
+
+
+def _has_pid(container):
+    try:
+        assert container.pid > 0
+        assert container.init_pid > 0
+    except ContainerError as error:
+        assert "is gone" in error.message
+        return False
+    return True
 
 
 def test_a_container_that_is_closed_or_killed_meanwhile_ends_the_command(engine, eventually, in_thread):
