@@ -150,7 +150,7 @@ def _tried(name: str, probe: Callable[[], str], mend: str, *, needed: bool = Tru
         hint = None if error.hint == ASK_THE_CHECK else error.hint
         return Ability(name, False, error.message, mend=hint or mend, needed=needed)
     except OSError as error:
-        detail = "" if error.errno else error.strerror or str(error)
+        detail = "" if error.errno and error.filename else error.strerror or str(error)
         return Ability(
             name, False, detail, str(error.filename or ""), error.errno or 0, _mend(error, mend), needed=needed
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -50,34 +52,52 @@ def overlay(lowers: Sequence[bytes], upper: bytes, work: bytes, attributes: int 
 
     Always with ``userxattr``: its marks are ``user.overlay.*``, which root and an ordinary user can both read, so one
     store serves both (Documentation/filesystems/overlayfs.rst). ``lowerdir+`` came with Linux 6.5; before it, all
-    layers go into one option of at most a page, so there each is named by a descriptor, which is short and needs no
-    escape.
+    layers go into one option of at most a page, so there each directory is named by a descriptor, which is short and
+    needs no escape.
     """
-    options: list[tuple[bytes, bytes | None]] = [(b"upperdir", upper), (b"workdir", work), (b"userxattr", None)]
-    descriptors: list[int] = []
+    with _Names() as names:
+        layers: list[tuple[bytes, bytes | None]]
+        if takes_layers_singly():
+            layers = [(b"lowerdir+", name if len(name) <= _PATH_LIMIT else names.of(name)) for name in lowers]
+            options = [*layers, (b"upperdir", upper), (b"workdir", work), (b"userxattr", None)]
+            return filesystem(b"overlay", options, attributes)
+        layers = [(b"lowerdir", b":".join(names.of(name) for name in lowers))]
+        layers += [(b"upperdir", names.of(upper)), (b"workdir", names.of(work))]
+        return _overlay_before_6_5(layers, upper, attributes)
+
+
+@functools.cache
+def takes_layers_singly() -> bool:
+    """Whether this kernel's overlay has ``lowerdir+``.
+
+    Before, it took all options as one text, of which it learnt at the creation only what they were: it then takes the
+    flag that is none too, and would complain of it in the kernel's log later.
+    """
+    context = syscalls.fsopen(b"overlay")
     try:
-        names = [name if len(name) <= _PATH_LIMIT else _by_descriptor(name, descriptors) for name in lowers]
-        try:
-            return filesystem(b"overlay", [(b"lowerdir+", name) for name in names] + options, attributes)
-        except OSError as error:
-            if "lowerdir+" not in str(error.filename):
-                raise
-        return _overlay_before_6_5([_by_descriptor(name, descriptors) for name in lowers], upper, work, attributes)
+        syscalls.fsconfig(context, b"lowerdir+")
+    except OSError:
+        return True
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        os.close(context)
+    return False
 
 
-def _by_descriptor(path: bytes, opened: list[int]) -> bytes:
-    opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    return b"/proc/self/fd/%d" % opened[-1]
+class _Names(contextlib.ExitStack):
+    """Names of directories by descriptors, which are closed in the end."""
+
+    def of(self, path: bytes) -> bytes:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.callback(os.close, descriptor)
+        return b"/proc/self/fd/%d" % descriptor
 
 
-def _overlay_before_6_5(lowers: Sequence[bytes], upper: bytes, work: bytes, attributes: int) -> int:
-    data = b"lowerdir=" + b":".join(lowers) + b",upperdir=" + upper + b",workdir=" + work + b",userxattr"
+def _overlay_before_6_5(layers: Sequence[tuple[bytes, bytes | None]], here: bytes, attributes: int) -> int:
+    """Mounted with the old call, for a moment at the directory ``here``."""
+    data = b",".join([name + b"=" + (value or b"") for name, value in layers] + [b"userxattr"])
     if len(data) >= _PAGE:  # mount(2) would cut it silently and stack the wrong layers
-        raise OSError(errno.E2BIG, f"{len(lowers)} layers are too many before Linux 6.5", "mount overlay")
-    syscalls.mount(b"overlay", upper, b"overlay", attributes, data)  # MOUNT_ATTR_* to NOEXEC are MS_* by number
-    mounted = syscalls.open_tree(upper, constants.OPEN_TREE_CLONE)
-    syscalls.umount(upper, constants.MNT_DETACH)
+        raise OSError(errno.E2BIG, "these layers are too many before Linux 6.5", "mount overlay")
+    syscalls.mount(b"overlay", here, b"overlay", attributes, data)  # MOUNT_ATTR_* to NOEXEC are MS_* by number
+    mounted = syscalls.open_tree(here, constants.OPEN_TREE_CLONE)
+    syscalls.umount(here, constants.MNT_DETACH)
     return mounted

@@ -194,15 +194,17 @@ def _mount_at(path: str, mounted: int) -> None:
 
 
 def _restrict_kernel_files() -> None:
-    empty = mount.filesystem(b"tmpfs", [(b"size", b"0")], _SAFE_MOUNT | constants.MOUNT_ATTR_RDONLY)
-    try:
-        for path in (*_MASKED, *_heat_counters()):
-            if (target := _open_if_there(path)) is not None:
-                is_directory = os.path.isdir(path)
-                cover = mount.bind(empty if is_directory else b"dev/null", recursive=is_directory)
-                mount.place(cover, target, path)
-    finally:
-        os.close(empty)
+    empty: bytes | None = None
+    for path in (*_MASKED, *_heat_counters()):
+        if (target := _open_if_there(path)) is not None:
+            if not os.path.isdir(path):
+                cover = mount.bind(b"dev/null", recursive=False)
+            elif empty is not None:
+                cover = mount.bind(empty)
+            else:  # and from where it is placed, since no kernel before 6.15 copies a mount that is detached
+                cover = mount.filesystem(b"tmpfs", [(b"size", b"0")], _SAFE_MOUNT | constants.MOUNT_ATTR_RDONLY)
+                empty = path.encode()
+            mount.place(cover, target, path)
     for path in _READ_ONLY:
         if (target := _open_if_there(path)) is not None:
             copy = mount.bind(target)

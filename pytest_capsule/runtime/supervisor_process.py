@@ -19,7 +19,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import channel, constants, syscalls
+from pytest_capsule._linux import channel, constants, mount, syscalls
 from pytest_capsule._linux.seccomp import filters
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import init, rootfs
@@ -67,6 +67,8 @@ def main(control: int, engine: int, program: int) -> None:
     _forget_signals()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: no zombie is ever seen
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # where there is no overlay, who needs one is told
+        mount.takes_layers_singly()  # found out once, for all children
     gc.collect()
     gc.freeze()  # what is here stays: no collection may touch, and so copy, the pages that children share
     gc.disable()
