@@ -6,7 +6,11 @@ import getpass
 import os
 import shutil
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +21,7 @@ pytest_plugins = ["pytester"]
 
 MAKE_ROOTFS = "sudo scripts/make-debian-rootfs"
 OF_THE_C_LIBRARY = (32, 33)  # SIGCANCEL and SIGSETXID, which signal(2) of the C library refuses
+DEADLINE = 20.0
 ROOTFS = "/var/cache/pytest-capsule-ci/debian-bookworm"
 
 
@@ -60,6 +65,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def identity() -> str:
     """``root``, ``range`` or ``single``: each starts a container in another way (see scripts/test-as-each-identity)."""
     return current_identity()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    """``eventually(condition)`` asks until it is true, and gives what it said."""
+
+    def wait(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
+        pause, end = threading.Event(), time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, f"not within {seconds} s: {condition}"
+            pause.wait(0.002)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")

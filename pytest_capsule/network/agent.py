@@ -18,6 +18,9 @@ _REQUEST_IDENTITIES = 11
 _SIGN_REQUEST = 13
 _FAILURE = b"\0\0\0\1\5"
 _LARGEST = 256 * 1024  # what ssh-agent itself takes
+_PAUSE = 0.1  # seconds until a connection is tried again that this process had no room for
+CONNECTIONS = 64
+"""What may be open at a time; a further one waits in the listener's queue until another has ended."""
 
 
 class AgentRelay:
@@ -31,8 +34,11 @@ class AgentRelay:
         self._path = path
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._closed = False
-        self._threads = [self._thread(self._accept)]
+        self._closed = threading.Event()
+        self._places = threading.Semaphore(CONNECTIONS)
+        self._threads: set[threading.Thread] = set()
+        with self._lock:
+            self._threads.add(self._thread(self._accept))
 
     def __enter__(self) -> Self:
         return self
@@ -45,11 +51,12 @@ class AgentRelay:
     def close(self) -> None:
         """End all connections."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for sock in (self._listener, *self._open):
                 with contextlib.suppress(OSError):  # it has gone by itself
                     sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join()
         self._listener.close()
 
@@ -60,30 +67,36 @@ class AgentRelay:
 
     def _accept(self) -> None:
         while True:
+            self._places.acquire()  # one is given back by each connection that ends, and all of them do in the end
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError:  # closed, or there are too many files open
+                self._places.release()
+                if self._closed.wait(_PAUSE):
+                    return
+                continue
             with self._lock:
-                if self._closed:
+                if self._closed.is_set():
                     client.close()
                     return
                 self._open.add(client)
-                self._threads.append(self._thread(self._serve, client))
+                self._threads.add(self._thread(self._serve, client))
 
     def _serve(self, client: socket.socket) -> None:
-        agent = socket.socket(socket.AF_UNIX)
+        with client, contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as agent:
+            with self._lock:
+                self._open.add(agent)
+            with contextlib.suppress(OSError):  # an agent that has gone fails at everything it is asked
+                agent.connect(self._path)
+            with contextlib.suppress(OSError):
+                while request := _message(client):
+                    client.sendall(_answer(agent, request))
+            with self._lock:
+                self._open.discard(agent)
         with self._lock:
-            self._open.add(agent)
-        with contextlib.suppress(OSError):  # an agent that has gone fails at everything it is asked
-            agent.connect(self._path)
-        with contextlib.suppress(OSError):
-            while request := _message(client):
-                client.sendall(_answer(agent, request))
-        with self._lock:
-            self._open -= {client, agent}
-        client.close()
-        agent.close()
+            self._open.discard(client)
+            self._threads.discard(threading.current_thread())
+        self._places.release()
 
 
 def _answer(agent: socket.socket, request: bytes) -> bytes:

@@ -20,6 +20,8 @@ _SO_ORIGINAL_DST = 80
 _RESET = struct.pack("ii", 1, 0)  # linger: on, for no time
 _CHUNK = 1 << 16
 _BACKLOG = 128
+CONNECTIONS = 256
+"""What one container may have open; a further one waits in the listener's queue until another has ended."""
 
 
 def serve(sock: socket.socket) -> None:
@@ -36,12 +38,26 @@ def serve(sock: socket.socket) -> None:
     finally:
         os.close(namespace)
     channel.send(answers, {})
+    _accept(listener, answers.fileno())
+
+
+def _accept(listener: socket.socket, gone: int) -> None:
+    """Carry connections until ``gone`` is readable."""
+    carried, ended = 0, os.eventfd(0)
     poll = select.poll()
-    poll.register(answers, select.POLLIN)
-    poll.register(listener, select.POLLIN)
-    while all(fd != answers.fileno() for fd, _ in poll.poll()):
-        with contextlib.suppress(OSError):
-            threading.Thread(target=_carry, args=(listener.accept()[0],), daemon=True).start()
+    for descriptor in (gone, ended):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        poll.register(listener, select.POLLIN if carried < CONNECTIONS else 0)
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if gone in ready:
+            return
+        if ended in ready:
+            carried -= os.eventfd_read(ended)
+        if listener.fileno() in ready:
+            with contextlib.suppress(OSError):
+                threading.Thread(target=_carry, args=(listener.accept()[0], ended), daemon=True).start()
+                carried += 1
 
 
 def _listen_in(namespace: int) -> socket.socket:
@@ -69,8 +85,16 @@ def _listen_in(namespace: int) -> socket.socket:
             os.waitpid(pid, 0)
 
 
-def _carry(inner: socket.socket) -> None:
-    """One connection: to the same port of the host's loopback; a refusal there is a reset here."""
+def _carry(inner: socket.socket, ended: int) -> None:
+    """One connection, and word of its end."""
+    try:
+        _join(inner)
+    finally:
+        os.eventfd_write(ended, 1)
+
+
+def _join(inner: socket.socket) -> None:
+    """A connection goes to the same port of the host's loopback; a refusal there is a reset here."""
     with inner:
         wanted = inner.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)  # struct sockaddr_in
         try:

@@ -38,6 +38,8 @@ _NAMESPACES = (
 )
 _OF_THE_C_LIBRARY = (32, 33)  # Python knows them not, and glibc's posix_spawn(3), which make uses, leaves them ignored
 _IDLE = 25  # milliseconds without a request after which blank containers are made: not beside a test's first command
+_GATEWAYS = 1024  # that one who was taken over can make us start
+_OF_A_NETWORK = 16  # several containers may share one
 Blank = tuple[int, socket.socket]
 
 
@@ -105,6 +107,16 @@ def _become_root(sock: socket.socket, ids: str) -> rootfs.Identity:
     return rootfs.Identity(userns=True, many_ids=ids == "range")
 
 
+def _has_ended(pidfd: int) -> bool:
+    """Whether a process has, whose descriptor is closed then."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    ended = bool(poll.poll(0))
+    if ended:
+        os.close(pidfd)
+    return ended
+
+
 class Supervisor:
     """Answers the engine: forks containers (blank ones ahead of need), network hubs, forwarders and workers."""
 
@@ -121,6 +133,7 @@ class Supervisor:
         self._blanks: list[tuple[int, socket.socket]] = []
         self._default_filters: dict[frozenset[str], bytes] = {}
         self._hubs: dict[int, int] = {}
+        self._gateways: list[tuple[int, int]] = []  # the network and the process of each
         self._calls, callers = channel.pair()
         with callers:  # above those that a child has its own at
             self._callers = fcntl.fcntl(callers, fcntl.F_DUPFD_CLOEXEC, init.GATE + 1)
@@ -178,14 +191,23 @@ class Supervisor:
                 return False
             descriptors = received[1]
             try:
-                child, pidfd = self._serve_function({"module": "pytest_capsule.network.gateway", "function": "serve"})
-                os.close(pidfd)
-                with socket.socket(fileno=child) as sock:
-                    channel.send(sock, {}, descriptors)
+                if len(descriptors) == 2:
+                    self._lead_to_host(*descriptors)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
         return True
+
+    def _lead_to_host(self, answers: int, network: int) -> None:
+        """Each ask has a process of its own, and those of one network, or of all, are so many at most."""
+        self._gateways = [(key, pidfd) for key, pidfd in self._gateways if not _has_ended(pidfd)]
+        wanted = os.fstat(network).st_ino
+        if len(self._gateways) >= _GATEWAYS or [key for key, _ in self._gateways].count(wanted) >= _OF_A_NETWORK:
+            return
+        child, pidfd = self._serve_function({"module": "pytest_capsule.network.gateway", "function": "serve"})
+        self._gateways.append((wanted, pidfd))
+        with socket.socket(fileno=child) as sock:
+            channel.send(sock, {}, [answers, network])
 
     def _answer(self, message: channel.Message, descriptors: list[int]) -> None:
         reply: list[int] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,6 @@ def debian(engine: Engine, debian_image: Any) -> Iterator[Any]:
     """A container of a Debian, with no main process."""
     with engine.run(debian_image, command=[]) as container:
         yield container
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[..., Any]:
-    """``eventually(condition)`` asks until it is true, and gives what it said."""
-
-    def wait(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
-        pause, end = threading.Event(), time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, f"not within {seconds} s: {condition}"
-            pause.wait(0.002)
-        return found
-
-    return wait
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import pytest
 from pytest_capsule import Engine, wait
 from pytest_capsule._linux.capabilities import DEFAULT, NAMES
 from pytest_capsule.errors import CapsuleWarning, UnsupportedHost, UsageError
+from pytest_capsule.network.gateway import CONNECTIONS
 
 SERVER = ["python3", "-m", "http.server", "8000", "--bind", "::"]
 CALL = "import socket; (lambda address: socket.create_connection(address, 20).close())"
@@ -293,6 +294,50 @@ def test_the_way_to_the_host_goes_with_the_container(engine, server_of_the_test,
         container.exec(["python3", "-c", TALK, "host.capsule.internal", str(server_of_the_test)], check=True)
         assert gateways() - before
     assert eventually(lambda: not gateways() - before)
+
+
+HOLD = """
+import resource, socket, sys, threading, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+held = []
+for _ in range(int(sys.argv[2])):
+    sock = socket.socket()
+    sock.settimeout(0.01)
+    try:
+        sock.connect(("host.capsule.internal", int(sys.argv[1])))
+    except OSError:  # in the queue of the listener, or there is no room in that
+        pass
+    held.append(sock)
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_container_that_connects_to_the_host_without_end_waits(engine, eventually):
+    """As at any listener whose queue is full: who carries the connections has only so many threads and descriptors."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as server, engine.run("capsule/host", command=[]) as one:
+        before = {child.pid for child in psutil.Process(engine._supervisor.pid).children()}
+        port = str(server.getsockname()[1])
+        with one.popen(["python3", "-c", HOLD, port, "2000"]) as hostile:
+            assert hostile.stdout.readline() == "2000\n"
+            (gateway,) = [
+                child
+                for child in psutil.Process(engine._supervisor.pid).children()
+                if child.pid not in before and child.name() == "capsule"
+            ]
+            assert eventually(lambda: gateway.num_threads() > CONNECTIONS)
+            assert gateway.num_threads() <= 2 * CONNECTIONS + 1
+            assert gateway.num_fds() <= 2 * CONNECTIONS + 20
+            hostile.stdin.close()
+            hostile.wait(20)
+            for _ in range(CONNECTIONS):  # as a server does with those who hang up
+                server.accept()[0].close()
+            eventually(lambda: gateway.num_threads() < CONNECTIONS)
+        assert one.exec(["python3", "-c", CONNECT, port], timeout=60).stdout == "done\n"
+
+
+CONNECT = "import socket, sys; socket.create_connection(('host.capsule.internal', int(sys.argv[1]))); print('done')"
 
 
 def own_address():

@@ -7,8 +7,10 @@ import ctypes
 import os
 import socket
 
+import psutil
 import pytest
 
+from pytest_capsule._linux import channel
 from pytest_capsule.runtime import init
 
 PIDFD_GETFD = 438
@@ -26,6 +28,32 @@ def taken(container, number):
 
 def open_descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_ways_to_the_host_are_not_started_without_end(engine, host):
+    """Each that is asked for is a process on the host."""
+
+    def gateways():
+        return [one for one in psutil.Process(engine._supervisor.pid).children() if one.name() == "capsule"]
+
+    before, asked = len(gateways()), []
+    network = os.open(f"/proc/{host.init_pid}/ns/net", os.O_RDONLY)
+    with taken(host, init.GATE) as gate:
+        for _ in range(200):
+            asked.append(channel.ask(gate, {}, [network]))
+    answered = 0
+    for answers in asked:
+        try:
+            channel.answer(answers, 60)
+            answered += 1
+        except BrokenPipeError:
+            pass
+    assert 0 < answered == len(gateways()) - before <= 16
+    for answers in asked:
+        answers.close()
+    os.close(network)
+    with engine.run("capsule/host", command=[], extra_hosts={"api.example": "host-gateway"}) as other:
+        assert other.exec(["echo", "here"]).stdout == "here\n"
 
 
 @pytest.mark.parametrize("what", ["junk", "nothing to answer on", "a file without end", "descriptors", "the end"])
