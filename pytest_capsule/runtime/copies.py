@@ -85,7 +85,7 @@ class Copy:
                 with _opened(fd, name) as inner, _opened(target, name) as written:
                     below = self._export(inner, written, here, top, links)
                     if changed or below:
-                        files.set_metadata(target, name, info, inner, written)
+                        files.set_metadata(inner, written, info)
                         count += below + 1
                 if not changed and not below:
                     os.rmdir(name, dir_fd=target)
@@ -121,7 +121,7 @@ def _merge(source: int, target: int, path: str, top: int, links: dict[tuple[int,
                 os.mkdir(name, 0o700, dir_fd=target)
             with _opened(target, name) as written:
                 _merge(inner, written, here, top, links)
-                files.set_metadata(target, name, info, inner, written)
+                files.set_metadata(inner, written, info)
                 with contextlib.suppress(OSError):
                     os.removexattr(written, _OPAQUE)  # it hid what is below, and there is nothing below any more
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import inroot, ownership
@@ -23,6 +24,7 @@ _SPECIAL = os.O_NONBLOCK | os.O_NOCTTY  # a FIFO or a terminal that stands where
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OVERLAY = "user.overlay."
 _COPY_CHUNK = 1 << 30
+_BLOCK = 512  # of st_blocks, whatever the filesystem's own are
 
 
 def _root() -> int:
@@ -250,7 +252,7 @@ class _Export:
             inner = os.open(name, DIRECTORY, dir_fd=target)
             try:
                 count = 1 + self.tree(opened, inner, here)
-                set_metadata(target, name, info, opened, inner)
+                set_metadata(opened, inner, info)
             finally:
                 os.close(inner)
             return count
@@ -281,7 +283,7 @@ def copy_node(source: int, target: int, name: str, info: os.stat_result, opened:
         write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
             copy_content(opened, write)
-            set_metadata(target, name, info, opened, write)
+            set_metadata(opened, write, info)
         finally:
             os.close(write)
         return True
@@ -294,7 +296,10 @@ def copy_node(source: int, target: int, name: str, info: os.stat_result, opened:
             return False
     else:
         os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
-    set_metadata(target, name, info)
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode) and not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):  # nor a whiteout
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)  # after chown, which clears setuid bits
+    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
     return True
 
 
@@ -306,23 +311,52 @@ def _copy_xattrs(source: int, target: int) -> None:
             os.setxattr(target, key, os.getxattr(source, key))
 
 
-def set_metadata(parent: int, name: str, info: os.stat_result, source: int = -1, target: int = -1) -> None:
-    """Give a copy the owner, mode, attributes and times of its source; the descriptors are of what has attributes."""
-    os.chown(name, info.st_uid, info.st_gid, dir_fd=parent, follow_symlinks=False)
-    if not stat.S_ISLNK(info.st_mode) and not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):  # nor a whiteout
-        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=parent)  # after chown, which clears setuid bits
-    if target >= 0:
-        _copy_xattrs(source, target)  # after chown, which takes away file capabilities
-    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=parent, follow_symlinks=False)
+def set_metadata(source: int, target: int, info: os.stat_result) -> None:
+    """Give the copy of a file or directory, by their descriptors, its owner, mode, attributes and times."""
+    made = os.fstat(target)
+    if (made.st_uid, made.st_gid) != (
+        info.st_uid,
+        info.st_gid,
+    ):  # a disk takes longer over each change than over all else
+        os.fchown(target, info.st_uid, info.st_gid)
+    os.fchmod(target, stat.S_IMODE(info.st_mode))  # after chown, which clears setuid bits
+    _copy_xattrs(source, target)  # after chown, which takes away file capabilities
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def copy_content(read: int, write: int) -> None:
-    """Copy a file's bytes from descriptor to descriptor, in the kernel where the two filesystems allow it."""
+    """Copy a file's bytes from descriptor to descriptor, in the kernel; what it does not hold takes no room."""
+    info = os.fstat(read)
+    if info.st_blocks * _BLOCK >= info.st_size:
+        _copy_bytes(read, write, sys.maxsize)
+        return
+    os.ftruncate(write, info.st_size)
+    for start, end in _extents(read):
+        os.lseek(read, start, os.SEEK_SET)
+        os.lseek(write, start, os.SEEK_SET)
+        _copy_bytes(read, write, end - start)
+
+
+def _copy_bytes(read: int, write: int, most: int) -> None:
+    """Copy so many bytes, or up to the end: shared, where the disk can do that, or through the page cache."""
     try:
-        while os.copy_file_range(read, write, _COPY_CHUNK):
-            pass
+        while most and (copied := os.copy_file_range(read, write, min(most, _COPY_CHUNK))):
+            most -= copied
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        while os.sendfile(write, read, None, _COPY_CHUNK):
-            pass
+        while most and (copied := os.sendfile(write, read, None, min(most, _COPY_CHUNK))):
+            most -= copied
+
+
+def _extents(fd: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end

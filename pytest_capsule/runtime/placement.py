@@ -25,7 +25,7 @@ from pytest_capsule.archive import xattrs
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _BENEATH = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS
 
@@ -213,7 +213,7 @@ def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> di
     try:
         write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
-            _copy_content(read, write)
+            files.copy_content(read, write)
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
         finally:
@@ -225,42 +225,11 @@ def _copy_file(path: str, name: str, parent: int, origin: int, mtime: int) -> di
         os.close(read)
 
 
-def _copy_content(read: int, write: int) -> None:
-    info = os.fstat(read)
-    if info.st_blocks * 512 < info.st_size:
-        _copy_extents(read, write, info.st_size)
-    else:
-        files.copy_content(read, write)
-
-
 def _open_source(path: str, origin: int) -> int:
     try:
         return syscalls.openat2(origin, path, os.O_RDONLY, resolve=_BENEATH)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
-
-
-def _copy_extents(read: int, write: int, size: int) -> None:
-    """Copy a sparse file: what it holds, and no zeros for what it does not."""
-    os.ftruncate(write, size)
-    for start, end in _extents(read):
-        os.lseek(read, start, os.SEEK_SET)
-        os.lseek(write, start, os.SEEK_SET)
-        while start < end and (copied := os.sendfile(write, read, None, end - start)):
-            start += copied
-
-
-def _extents(fd: int) -> Iterator[tuple[int, int]]:
-    end = 0
-    while True:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def _unpack(path: str, origin: int, root: int, destination: str, owner: tuple[int, int] | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pytest_capsule.errors import ImageNotFound, UsageError
@@ -118,6 +120,24 @@ def test_file_capabilities_are_kept(engine, host):
     before = host.exec(["python3", "-c", read]).stdout
     with engine.run(host.commit(), command=[]) as container:
         assert container.exec(["python3", "-c", read], check=True).stdout == before
+
+
+def test_a_sparse_file_takes_no_room_in_the_store_or_outside(engine, host, tmp_path):
+    script = (
+        "cd /srv; truncate -s 4G sparse; for at in 1 3000; do echo x | dd of=sparse seek=$at bs=1M conv=notrunc; done"
+    )
+    host.exec(script, check=True)
+    host.exec("truncate -s 1G /srv/empty", check=True)
+    image = host.commit()
+    host.copy_out("/srv/sparse", tmp_path / "sparse")
+    for path in (os.path.join(image.layers[-1].path, "srv/sparse"), tmp_path / "sparse"):
+        info = os.stat(path)
+        assert (info.st_size, info.st_blocks < 1000) == (4 << 30, True)
+        with open(path, "rb") as file:
+            for at in (1 << 20, 3000 << 20):
+                file.seek(at - 2)
+                assert file.read(6) == b"\0\0x\n\0\0"
+    assert os.stat(os.path.join(image.layers[-1].path, "srv/empty")).st_blocks == 0
 
 
 def test_many_hard_links_are_no_matter(engine, host):
