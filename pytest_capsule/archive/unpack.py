@@ -147,19 +147,23 @@ class Placing:
     def _file(self, member: Member, path: str) -> None:
         head, name = posixpath.split(path)
         parent = self.parent(head)
+        mode = member.mode & 0o777
         try:
-            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+            fd = os.open(name, _NEW_FILE, mode, dir_fd=parent)
         except FileExistsError:
             self._make_room(parent, name, path)
-            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+            fd = os.open(name, _NEW_FILE, mode, dir_fd=parent)
         try:
             if member.pieces is None:
                 for part in self._reader.content():
                     _write(fd, part)
             else:
                 _write_pieces(fd, member, self._reader)
-            ownership.give_open(fd, *self._owner(member))
-            os.fchmod(fd, member.mode)  # after chown, which clears setuid bits
+            made, owner = os.fstat(fd), self._owner(member)  # what is right already costs the disk nothing
+            if (made.st_uid, made.st_gid) != owner:
+                ownership.give_open(fd, *owner)
+            if stat.S_IMODE(made.st_mode) != member.mode:
+                os.fchmod(fd, member.mode)  # after chown, which clears setuid bits
             _set_xattrs(fd, member)  # after chown, which takes away file capabilities
             os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
         finally:
@@ -192,16 +196,19 @@ class Placing:
         if member.kind == b"5":
             self._directories[path] = member.mtime_ns
             self.implied.discard(path)
-        ownership.give(parent, name, *self._owner(member))
-        if member.kind != b"2":  # after chown, which clears setuid bits
-            os.chmod(name, member.mode, dir_fd=parent)
+        made, owner = os.lstat(name, dir_fd=parent), self._owner(member)
+        if (made.st_uid, made.st_gid) != owner:
+            ownership.give(parent, name, *owner)
+        if member.kind != b"2" and stat.S_IMODE(made.st_mode) != member.mode:
+            os.chmod(name, member.mode, dir_fd=parent)  # after chown, which clears setuid bits
         if member.kind == b"5" and member.xattrs:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
                 _set_xattrs(fd, member)
             finally:
                 os.close(fd)
-        os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
+        if member.kind != b"5":  # a directory gets its time at the end
+            os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _make(self, member: Member, parent: int, name: str, path: str) -> bool:
         """Make it, in the place of whatever is there; whether this process may make such a thing."""
@@ -274,15 +281,16 @@ def remove_tree(parent: int, name: str) -> None:
 
 
 def _make_node(member: Member, parent: int, name: str) -> None:
+    mode = member.mode & 0o777
     if member.kind == b"5":
-        os.mkdir(name, 0o700, dir_fd=parent)
+        os.mkdir(name, mode, dir_fd=parent)
     elif member.kind == b"2":
         os.symlink(member.link, name, dir_fd=parent)
     elif member.kind == b"6":
-        os.mkfifo(name, 0o600, dir_fd=parent)
+        os.mkfifo(name, mode, dir_fd=parent)
     elif member.kind in _DEVICES:
-        mode = 0o600 | _DEVICES[member.kind]
-        os.mknod(name, mode, os.makedev(member.major, member.minor), dir_fd=parent)
+        device = os.makedev(member.major, member.minor)
+        os.mknod(name, mode | _DEVICES[member.kind], device, dir_fd=parent)
     else:
         raise Broken(f"{member.name}: members of type {member.kind!r} cannot be unpacked")
 

@@ -97,6 +97,23 @@ def test_an_ordinary_archive(place):
     assert stat.S_IMODE((root / "no/parents").stat().st_mode) == 0o755
 
 
+@pytest.mark.parametrize("mask", [0, 0o077])
+def test_modes_are_those_of_the_archive_whatever_the_mask_and_the_folder_say(place, mask):
+    archive = Archive().add("shared", mode=0o2775)
+    modes = {"shared/file": 0o664, "shared/setuid": 0o6755, "shared/open": 0o666, "shared/closed": 0}
+    for name, mode in modes.items():
+        archive.add(name, "text", mode=mode)
+    archive.add("shared/dir", mode=0o755).add("shared/sticky", mode=0o1777)
+    archive.add("shared/fifo", kind=tarfile.FIFOTYPE, mode=0o660)
+    modes |= {"shared": 0o2775, "shared/dir": 0o755, "shared/sticky": 0o1777, "shared/fifo": 0o660}
+    before = os.umask(mask)
+    try:
+        put(place, archive)
+    finally:
+        os.umask(before)
+    assert {name: stat.S_IMODE((place / "root" / name).stat().st_mode) for name in modes} == modes
+
+
 @pytest.mark.parametrize(
     ("name", "lands"),
     [
