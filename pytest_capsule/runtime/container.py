@@ -26,7 +26,7 @@ from pytest_capsule.runtime.changes import Change, classify
 from pytest_capsule.runtime.freezer import Freezer
 from pytest_capsule.runtime.health import Health, HealthResult
 from pytest_capsule.runtime.logs import STREAMS, Log, LogPump
-from pytest_capsule.runtime.process import DEVNULL, PIPE, ExecResult, Process
+from pytest_capsule.runtime.process import DEVNULL, PATIENCE, PIPE, ExecResult, Process, mute
 from pytest_capsule.runtime.restraint import Restraint
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "a": os.
 _WINDOW = (24, 80)
 _FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
+_UNHURRIED = frozenset(("place", "export", "changes"))  # requests that take as long as there are files
 _GLANCE = 0.05  # seconds: how soon a wait that was given up ends
 
 
@@ -379,7 +380,7 @@ class Container:
     def _signal_all(self, number: signal.Signals) -> None:
         self._check_open()
         with contextlib.suppress(BrokenPipeError):
-            channel.call(self._requests, {"op": "signal_all", "signal": int(number)})
+            self._request({"op": "signal_all", "signal": int(number)})
 
     # -- commands -------------------------------------------------------------------------------------------------
 
@@ -917,7 +918,7 @@ class Container:
     def _call(self, message: channel.Message, descriptors: Sequence[int] = ()) -> tuple[channel.Message, list[int]]:
         self._check_open()
         try:
-            return channel.call(self._requests, message, descriptors)
+            return self._request(message, descriptors)
         except BrokenPipeError:
             raise ContainerError(f"container {self.name} is gone", container=self.name) from None
         except OSError as error:
@@ -925,6 +926,13 @@ class Container:
             if path is None or not str(error.filename).startswith("openat2 "):
                 raise
             raise OSError(error.errno, error.strerror, path) from None
+
+    def _request(self, message: channel.Message, descriptors: Sequence[int] = ()) -> tuple[channel.Message, list[int]]:
+        patience = None if message["op"] in _UNHURRIED else PATIENCE
+        try:
+            return channel.call(self._requests, message, descriptors, timeout=patience)
+        except TimeoutError:
+            raise mute(self.name, f"{message['op']} {message.get('path', '')}".rstrip()) from None
 
     def _check_open(self, but: str = "") -> None:
         if self._ended:

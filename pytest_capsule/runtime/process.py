@@ -32,7 +32,9 @@ STDOUT = subprocess.STDOUT
 _STREAMS = ("stdin", "stdout", "stderr")
 _CHUNK = 1 << 16
 _TERMINAL_CHUNK = 4096  # what a read of a terminal gives at most
-_PATIENCE = 5  # seconds for init to answer where nobody may be kept waiting
+_HASTE = 5  # seconds for init to answer where nobody may be kept waiting
+PATIENCE = 120.0
+"""Seconds for a container's init to begin with what it is asked: one that was taken over might never answer."""
 Text = TypeVar("Text", str, bytes)
 
 
@@ -79,6 +81,7 @@ class Process:
         self.returncode: int | None = None
         self.terminal: int | None = None
         self._text = text
+        self._container = container
         self._ends: dict[str, int] = {}
         self._requests = requests
         self._lock = threading.Lock()
@@ -90,9 +93,12 @@ class Process:
                 else:
                     theirs = self._pipes((stdin, stdout, stderr), given, ours)
                 self._answers = ours.enter_context(channel.ask(requests, message, theirs))
-                self.pid: int = channel.answer(self._answers, timeout)[0]["pid"]
+                patience = PATIENCE if timeout is None else min(timeout, PATIENCE)
+                self.pid: int = channel.answer(self._answers, patience)[0]["pid"]
             except TimeoutError:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+                if timeout is not None and timeout <= PATIENCE:
+                    raise subprocess.TimeoutExpired(self.args, timeout) from None
+                raise mute(container, f"{args[0]!r} cannot run in it") from None
             except OSError as error:
                 raise _explain(error, self.args, user, workdir, container) from None
             ours.pop_all()
@@ -103,7 +109,7 @@ class Process:
     def _terminal(
         self, given: contextlib.ExitStack, ours: contextlib.ExitStack, window: tuple[int, int] | None
     ) -> list[int]:
-        _, (master, slave) = channel.call(self._requests, {"op": "terminal"})
+        _, (master, slave) = channel.call(self._requests, {"op": "terminal"}, timeout=PATIENCE)
         given.callback(os.close, slave)
         ours.callback(os.close, master)
         self.terminal = master
@@ -222,8 +228,13 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the command has ended."""
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError, BrokenPipeError):
-                channel.call(self._requests, {"op": "signal", "pid": self.pid, "signal": int(number)})
+            message = {"op": "signal", "pid": self.pid, "signal": int(number)}
+            try:
+                channel.call(self._requests, message, timeout=PATIENCE)
+            except TimeoutError:
+                raise mute(self._container, f"no signal {int(number)} for {self.args[0]!r}") from None
+            except (ProcessLookupError, BrokenPipeError):  # it has ended meanwhile
+                return
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -237,7 +248,7 @@ class Process:
         """Send SIGKILL to the command and to what it has started, but for what made a session of its own."""
         message = {"op": "signal", "pid": -self.pid, "signal": int(signal.SIGKILL)}
         with contextlib.suppress(OSError):
-            channel.call(self._requests, message, timeout=_PATIENCE)
+            channel.call(self._requests, message, timeout=_HASTE)
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Feed ``input``, read both outputs until the command has ended, and give them.
@@ -384,6 +395,15 @@ def _read_rest(fd: int, chunks: list[bytes]) -> None:
     left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
     while left > 0 and _readable(fd, 0) and _read_some(fd, chunks):
         left -= len(chunks[-1])
+
+
+def mute(container: str, what: str) -> ContainerError:
+    """What it means that a container's init does not answer."""
+    return ContainerError(
+        f"container {container} does not answer: {what}",
+        container=container,
+        hint="something inside stopped its init, or took it over; close() ends it all the same",
+    )
 
 
 def _explain(error: OSError, args: Sequence[str], user: str, workdir: str, container: str) -> ContainerError:

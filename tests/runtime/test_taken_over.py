@@ -5,16 +5,18 @@ from __future__ import annotations
 import array
 import ctypes
 import os
+import signal
 import socket
 
 import psutil
 import pytest
 
 from pytest_capsule._linux import channel
-from pytest_capsule.runtime import init
+from pytest_capsule.errors import ContainerError, ExecTimeout
+from pytest_capsule.runtime import container, init, process
 
 PIDFD_GETFD = 438
-pytestmark = pytest.mark.identities("root")  # without root no test may take a descriptor from an init
+of_root = pytest.mark.identities("root")  # without root no test may take a descriptor from an init
 
 
 def taken(container, number):
@@ -30,6 +32,7 @@ def open_descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+@of_root
 def test_ways_to_the_host_are_not_started_without_end(engine, host):
     """Each that is asked for is a process on the host."""
 
@@ -56,6 +59,7 @@ def test_ways_to_the_host_are_not_started_without_end(engine, host):
         assert other.exec(["echo", "here"]).stdout == "here\n"
 
 
+@of_root
 @pytest.mark.parametrize("what", ["junk", "nothing to answer on", "a file without end", "descriptors", "the end"])
 def test_the_supervisor_goes_on_whatever_an_init_sends_it(engine, host, what, eventually):
     supervisor = engine._supervisor.pid
@@ -78,3 +82,54 @@ def test_the_supervisor_goes_on_whatever_an_init_sends_it(engine, host, what, ev
     assert engine._supervisor.pid == supervisor
     assert host.exec(["echo", "here"]).stdout == "here\n"
     assert eventually(lambda: open_descriptors(supervisor) < before + 20)
+
+
+@pytest.fixture
+def mute(engine, tmp_path, monkeypatch):
+    """A container whose init is there and does nothing."""
+    monkeypatch.setattr(process, "PATIENCE", 0.3)
+    monkeypatch.setattr(container, "PATIENCE", 0.3)
+    with engine.run("capsule/host", command=["sleep", "1000"]) as one:
+        os.kill(one.init_pid, signal.SIGSTOP)
+        yield one
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        lambda one: one.exec(["true"]),
+        lambda one: one.exec(["true"], timeout=1000),
+        lambda one: one.exec(["true"], tty=True),
+        lambda one: one.popen(["true"]),
+        lambda one: one.read_text("/etc/hostname"),
+        lambda one: one.connect(80),
+        lambda one: one.kill(),
+        lambda one: one.stop(timeout=0),
+    ],
+    ids=["exec", "with a timeout", "tty", "popen", "open", "connect", "kill", "stop"],
+)
+def test_an_init_that_does_not_answer_holds_nobody_for_ever(mute, asking):
+    with pytest.raises(ContainerError, match=f"container {mute.name} does not answer: ") as caught:
+        asking(mute)
+    assert caught.value.container == mute.name
+    assert "close() ends it" in caught.value.hint
+
+
+def test_a_command_s_own_timeout_is_its_own(mute):
+    with pytest.raises(ExecTimeout):
+        mute.exec(["true"], timeout=0.1)
+
+
+def test_what_takes_long_is_waited_for(mute, in_thread):
+    """Files are copied in by init too, as many as there are."""
+    copied = in_thread(lambda: mute.diff())
+    with pytest.raises(ContainerError, match="does not answer"):
+        mute.exec(["true"])
+    os.kill(mute.init_pid, signal.SIGCONT)
+    assert copied() == []
+
+
+def test_it_is_closed_all_the_same(engine, mute):
+    pid = mute.init_pid
+    mute.close()
+    assert not os.path.exists(f"/proc/{pid}")
