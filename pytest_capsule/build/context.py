@@ -11,8 +11,8 @@ import os
 import posixpath
 import stat
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_capsule.archive import xattrs
 from pytest_capsule.build.folders import Folder, Status
@@ -45,8 +45,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # made ten thousand times for a large context, and four times as fast as a frozen dataclass
     """One file, directory, link or node to be copied.
 
     ``path`` is relative to its source. ``kind`` is ``f`` for a file (``origin``: its path in the context), ``d`` for a
@@ -67,7 +66,7 @@ class Entry:
     def beneath(self, folder: str) -> Entry:
         """The same, one folder further down."""
         origin = f"{folder}/{self.origin}" if self.kind == "h" else self.origin
-        return replace(self, path=f"{folder}/{self.path}", origin=origin)
+        return self._replace(path=f"{folder}/{self.path}", origin=origin)
 
     def message(self) -> list[Any]:
         """As ``runtime.placement`` takes it."""
@@ -107,11 +106,8 @@ class Context:
         self._known: dict[str, Any] = memory or {}
         self.memory: dict[str, Any] = {}
         """The digests that were used, to be given as ``memory`` next time."""
-
-    @property
-    def changed(self) -> bool:
+        self.changed = False
         """Whether ``memory`` holds something that was not known before."""
-        return any(self._known.get(path) != value for path, value in self.memory.items())
 
     def find(self, pattern: str, exclude: IgnoreRules = NO_RULES) -> list[Source]:
         """The sources that a path of COPY or ADD names; ``FileNotFoundError`` when a plain one is not there.
@@ -140,7 +136,7 @@ class Context:
         path = posixpath.normpath("/" + path).lstrip("/")
         source = self._source(path, Sieve(self._rules, NO_RULES))
         if not source.directory:
-            return tuple(replace(entry, path=SUBTREE) for entry in source.entries)
+            return tuple(entry._replace(path=SUBTREE) for entry in source.entries)
         resolved = self._resolve(path)
         top = self._entry(resolved, SUBTREE, self.folder.status(resolved), {})
         return (top, *(entry.beneath(SUBTREE) for entry in source.entries))
@@ -281,6 +277,7 @@ class Context:
                 digest.update(repr(attributes).encode())
         if info.st_ctime_ns < now - _TICK:
             self.memory[full] = [*state, digest.hexdigest()]
+            self.changed = True
         return digest.hexdigest()
 
     def _digest_of_attributes(self, directory: str) -> str:
@@ -294,10 +291,11 @@ def fingerprint(sources: Sequence[Source]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         digest.update(repr((source.name if not source.directory else "", source.directory)).encode())
-        for entry in source.entries:
-            target = "" if entry.kind in _READ_FROM else entry.origin
-            line = (entry.path, entry.kind, entry.mode, entry.uid, entry.gid, target, entry.digest)
-            digest.update(repr(line).encode("utf-8", "surrogateescape"))
+        lines = [
+            repr((path, kind, mode, uid, gid, "" if kind in _READ_FROM else origin, content))
+            for path, kind, mode, uid, gid, _, origin, content in source.entries
+        ]
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
