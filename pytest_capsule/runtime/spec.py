@@ -17,6 +17,8 @@ PLAIN: dict[str, Any] = {
     "capabilities": sorted(capabilities.DEFAULT),
 }
 """What is decided when a blank container is forked, as nearly every container wants it."""
+AT_THE_HOST: dict[str, Any] = {**PLAIN, "host_network": True}
+"""The same as a RUN of a build wants it, which is on the host's network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class RuntimeSpec:
     feigns_root: bool = False
 
     def variant(self) -> dict[str, Any]:
-        """The part that is decided when init is forked: see ``PLAIN``."""
+        """The part that is decided when init is forked: see ``PLAIN`` and ``AT_THE_HOST``."""
         return {
             "privileged": self.privileged,
             "host_network": self.host_network,

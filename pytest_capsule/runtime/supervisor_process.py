@@ -17,13 +17,14 @@ import os
 import select
 import signal
 import socket
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, constants, mount, syscalls
 from pytest_capsule._linux.seccomp import filters
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import init, rootfs
-from pytest_capsule.runtime.spec import PLAIN
+from pytest_capsule.runtime.spec import AT_THE_HOST, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,16 @@ _IDLE = 25  # milliseconds without a request after which blank containers are ma
 _GATEWAYS = 1024  # that one who was taken over can make us start
 _OF_A_NETWORK = 16  # several containers may share one
 Blank = tuple[int, socket.socket]
+
+
+@dataclass(slots=True)
+class Stock:
+    """Blank containers of one variant, of which ``most`` are kept ready once the first was asked for."""
+
+    variant: dict[str, Any]
+    most: int
+    wanted: int = 0
+    ready: list[Blank] = field(default_factory=list)
 
 
 def main(control: int, engine: int, program: int) -> None:
@@ -127,10 +138,8 @@ class Supervisor:
         self._engine = engine
         self._identity = identity
         self._mountpoint = mountpoint
-        self._wanted = 0
         self._patience = _IDLE
-        self._most = blanks
-        self._blanks: list[tuple[int, socket.socket]] = []
+        self._stocks = (Stock(AT_THE_HOST, 1), Stock(PLAIN, blanks))
         self._default_filters: dict[frozenset[str], bytes] = {}
         self._hubs: dict[int, int] = {}
         self._gateways: list[tuple[int, int]] = []  # the network and the process of each
@@ -156,11 +165,12 @@ class Supervisor:
         poll.register(self._engine, select.POLLIN)
         poll.register(self._calls, select.POLLIN)
         while True:
-            ready = poll.poll(self._patience if len(self._blanks) < self._wanted else None)
-            if not ready:
+            lacking = next((stock for stock in self._stocks if len(stock.ready) < stock.wanted), None)
+            ready = poll.poll(self._patience if lacking else None)
+            if lacking and not ready:
                 self._patience = _IDLE
                 with contextlib.suppress(OSError):  # whoever asks next is told
-                    self._blanks.append(self._fork_init(PLAIN))
+                    lacking.ready.append(self._fork_init(lacking.variant))
                 continue
             descriptors = [fd for fd, _ in ready]
             if self._engine in descriptors:
@@ -176,7 +186,8 @@ class Supervisor:
             if received is None:
                 break
             self._answer(*received)
-        for pidfd, _ in self._blanks:  # the death of this process would do it too, but only after it was seen
+        # The death of this process would end them too, but only after it was seen.
+        for pidfd, _ in (blank for stock in self._stocks for blank in stock.ready):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], 5)
 
@@ -225,12 +236,15 @@ class Supervisor:
         for module in message["modules"]:  # a child cannot import any more once it has pivoted
             importlib.import_module(module)
         networks: list[int] = message.get("descriptors", [])
-        ordinary = message["variant"] == PLAIN and not message["modules"] and not networks
-        if ordinary:
-            self._wanted = self._most
-        pidfd, ours = (
-            self._blanks.pop(0) if ordinary and self._blanks else self._fork_init(message["variant"], *networks)
-        )
+        variant = message["variant"]
+        stock = None
+        if not message["modules"] and not networks:
+            stock = next((stock for stock in self._stocks if stock.variant == variant), None)
+        if stock is not None:
+            stock.wanted = stock.most
+        if variant == AT_THE_HOST:
+            self._patience = 0  # the next RUN is not far, and this one's command rarely needs all processors
+        pidfd, ours = stock.ready.pop(0) if stock and stock.ready else self._fork_init(variant, *networks)
         return [ours.detach(), pidfd]
 
     def _order(self, _: dict[str, Any]) -> list[int]:
