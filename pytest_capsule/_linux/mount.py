@@ -47,23 +47,29 @@ def bind(source: bytes | int, *, recursive: bool = True) -> int:
     return syscalls.open_tree(source, flags)
 
 
-def overlay(lowers: Sequence[bytes], upper: bytes, work: bytes, attributes: int = 0) -> int:
+def overlay(lowers: Sequence[bytes], upper: bytes, work: bytes, attributes: int = 0, *, volatile: bool = False) -> int:
     """A detached overlay of ``lowers`` (topmost first) with ``upper`` as its writable layer.
+
+    ``volatile``: nobody waits for the disk, neither a program that asks for it nor the end of the mount; ``work`` then
+    serves no other overlay.
 
     Always with ``userxattr``: its marks are ``user.overlay.*``, which root and an ordinary user can both read, so one
     store serves both (Documentation/filesystems/overlayfs.rst). ``lowerdir+`` came with Linux 6.5; before it, all
     layers go into one option of at most a page, so there each directory is named by a descriptor, which is short and
     needs no escape.
     """
+    flags: list[tuple[bytes, bytes | None]] = [(b"userxattr", None)]
+    if volatile:
+        flags.append((b"volatile", None))
     with _Names() as names:
         layers: list[tuple[bytes, bytes | None]]
         if takes_layers_singly():
             layers = [(b"lowerdir+", name if len(name) <= _PATH_LIMIT else names.of(name)) for name in lowers]
-            options = [*layers, (b"upperdir", upper), (b"workdir", work), (b"userxattr", None)]
+            options = [*layers, (b"upperdir", upper), (b"workdir", work), *flags]
             return filesystem(b"overlay", options, attributes)
         layers = [(b"lowerdir", b":".join(names.of(name) for name in lowers))]
         layers += [(b"upperdir", names.of(upper)), (b"workdir", names.of(work))]
-        return _overlay_before_6_5(layers, upper, attributes)
+        return _overlay_before_6_5([*layers, *flags], upper, attributes)
 
 
 @functools.cache
@@ -92,9 +98,9 @@ class _Names(contextlib.ExitStack):
         return b"/proc/self/fd/%d" % descriptor
 
 
-def _overlay_before_6_5(layers: Sequence[tuple[bytes, bytes | None]], here: bytes, attributes: int) -> int:
+def _overlay_before_6_5(options: Sequence[tuple[bytes, bytes | None]], here: bytes, attributes: int) -> int:
     """Mounted with the old call, for a moment at the directory ``here``."""
-    data = b",".join([name + b"=" + (value or b"") for name, value in layers] + [b"userxattr"])
+    data = b",".join(name if value is None else name + b"=" + value for name, value in options)
     if len(data) >= _PAGE:  # mount(2) would cut it silently and stack the wrong layers
         raise OSError(errno.E2BIG, "these layers are too many before Linux 6.5", "mount overlay")
     syscalls.mount(b"overlay", here, b"overlay", attributes, data)  # MOUNT_ATTR_* to NOEXEC are MS_* by number

@@ -51,7 +51,9 @@ def mount_overlay(name: str, overlay: dict[str, Any], *, devices: bool) -> tuple
             syscalls.mount_setattr(mounted, add=constants.MOUNT_ATTR_NODEV)
         return mounted, Upper(overlay["target"], fd, copy)
     attributes = 0 if devices else constants.MOUNT_ATTR_NODEV
-    return mount.overlay(lowers, os.fsencode(upper), os.fsencode(work), attributes), Upper(overlay["target"], fd)
+    volatile = overlay["upper"] is not None  # on disk: what a container wrote is gone with it, or a cache's
+    mounted = mount.overlay(lowers, os.fsencode(upper), os.fsencode(work), attributes, volatile=volatile)
+    return mounted, Upper(overlay["target"], fd)
 
 
 def mount_volume(volume: dict[str, Any], name: str, root: int, *, devices: bool) -> None:

@@ -48,7 +48,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Text:
-    """A file of the container's own: a descriptor to write it with, and the file as a mount that is not placed yet."""
+    """A file of the container's own: a descriptor to write it with, and the file as a mount that is not placed yet.
+
+    One that a container does without stays so until init ends: the kernel unmounts what is closed, and waits
+    milliseconds for a grace period with that.
+    """
 
     fd: int
     mount: int
@@ -67,11 +71,6 @@ class Text:
         if read_only:
             syscalls.mount_setattr(self.mount, add=constants.MOUNT_ATTR_RDONLY)
         mount.place(self.mount, target, path)
-
-    def discard(self) -> None:
-        """Let one go that this container does without."""
-        os.close(self.fd)
-        os.close(self.mount)
 
 
 Texts = dict[str, Text]
@@ -254,8 +253,6 @@ def assemble(spec: dict[str, Any], texts: Texts, step: mounting.StepMounts) -> l
         for number, volume in enumerate(spec["volumes"]):
             mounting.mount_volume(volume, f"volume{number}", root, devices=spec["privileged"])
         step.place(spec["mounts"], root, uppers, devices=spec["privileged"])
-    for unused in texts.values():
-        unused.discard()
     if spec["read_only"]:
         for overlay in spec["overlays"]:
             fd = mounting.target(root, overlay["target"], directory=True)
