@@ -42,6 +42,9 @@ def _has_range(path: Path, owners: set[str]) -> bool:
 def pytest_configure() -> None:
     os.environ.setdefault("CAPSULE_PULL", "never")  # no test asks a registry that it has not started itself
 
+    # Images of Python set it, and with it each pytest within would rewrite the assertions of all its plugins anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
     # Whoever starts us may have signals ignored: nohup, a shell that puts us into the background, the C library's
     # posix_spawn(3) its two. What the tests start, peers too, would inherit that.
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores those two itself
