@@ -71,7 +71,15 @@ class Reader:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         shutil.copytree(ROOT / "examples", folder / "examples")
         (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-        self.environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cache), "COLUMNS": "100"}
+        # A reader's environment has none of the other plugins that these tests need and each pytest would import.
+        plugins = "-p no:hypothesispytest -p no:anyio"
+        self.environment = {
+            **os.environ,
+            "PATH": path,
+            "XDG_CACHE_HOME": str(cache),
+            "COLUMNS": "100",
+            "PYTEST_ADDOPTS": plugins,
+        }
 
     def follow(self, block: Block) -> None:
         if block.comment.startswith("not run:"):

@@ -20,6 +20,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("plugin-cache")
 
 
+@pytest.fixture(autouse=True)
+def only_the_plugins_that_are_tried(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the outer run needs and imports for half a second is not loaded by each pytest within."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+
+
 @pytest.fixture
 def suite(pytester: pytest.Pytester, cache: Path):
     """``suite("test code", "-v")`` runs the code with pytest and gives the result."""
