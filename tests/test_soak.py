@@ -53,14 +53,16 @@ def descendants() -> dict[int, str]:
 
 
 def groups() -> set[str]:
-    """The control groups of engines that are no more, or of this process."""
+    """The control groups of this user's engines that are no more, or of this process."""
     found = set()
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
             if name.startswith("pytest-capsule-") and "-" in name[15:]:
-                pid = name.split("-")[3]
-                if pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}"):
-                    found.add(os.path.join(folder, name))
+                pid, group = name.split("-")[3], Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):
+                    is_ours = group.stat().st_uid == os.geteuid()
+                    if is_ours and (pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}")):
+                        found.add(str(group))
     return found
 
 
