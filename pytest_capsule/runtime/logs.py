@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_CHUNK = 1 << 16
 STREAMS = ("stdout", "stderr", "both")
 LIMIT = 64 << 20
 """Bytes that are kept of one main process' output, the latest: a server that babbles must not eat the tests' memory."""
@@ -41,6 +40,9 @@ class Log:
     def __init__(self, stdout: int, stderr: int, ended: int | None = None, *, limit: int = LIMIT) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._open = {stdout: "stdout", stderr: "stderr"}
+        # Edge-triggered it tells of each pipe once, in the order in which they got something to read.
+        self._order = select.epoll()
+        self._hung_up: set[int] = set()
         self._ended = ended
         self._over = False
         self._limit = limit
@@ -50,6 +52,7 @@ class Log:
         self._moment = 0
         for fd in self._open:
             os.set_blocking(fd, False)
+            self._order.register(fd, select.EPOLLIN | select.EPOLLET)
 
     def descriptors(self) -> list[int]:
         """What is to be watched: the pipes that are still open, and the end of the process."""
@@ -58,25 +61,19 @@ class Log:
 
     def drain(self) -> list[int]:
         """Read what is there without waiting; returns the pipes that have ended, which are closed by ``end``."""
-        ended = []
         with self._changed:
-            for fd, stream in list(self._open.items()):
-                if not self._read_all(fd, stream):
-                    ended.append(fd)
-        return ended
+            for fd, events in self._order.poll(0) if self._open else ():
+                self._read(fd)
+                if events & select.EPOLLHUP:
+                    self._hung_up.add(fd)
+            return list(self._hung_up)
 
-    def _read_all(self, fd: int, stream: str) -> bool:
-        left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)  # all that is there now: who writes for ever is not waited for
-        while left > 0:
-            try:
-                data = os.read(fd, _CHUNK)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            left -= len(data)
-            self._keep(Chunk(time.time(), stream, data))
-        return True
+    def _read(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            # All that is there now, at once: what comes later may come after something in the other pipe.
+            data = os.read(fd, fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ))
+            if data:
+                self._keep(Chunk(time.time(), self._open[fd], data))
 
     def _keep(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
@@ -92,7 +89,11 @@ class Log:
             if fd == self._ended:
                 self._ended, self._over = None, True
             elif self._open.pop(fd, None):
+                self._order.unregister(fd)
+                self._hung_up.discard(fd)
                 os.close(fd)
+                if not self._open:
+                    self._order.close()
             self.wake()
 
     def is_end(self, fd: int) -> bool:

@@ -74,6 +74,25 @@ def test_all_is_there_after_the_end(engine):
         assert container.logs().endswith("200000\n")
 
 
+def test_what_came_first_is_read_first():
+    (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+    log = Log(out, err)
+    for number in range(10):
+        first, second = (to_err, to_out) if number % 3 else (to_out, to_err)
+        os.write(first, b"%d\n" % (2 * number))
+        os.write(second, b"%d\n" % (2 * number + 1))
+        assert log.data("both") == b"".join(b"%d\n" % line for line in range(2 * number + 2))
+    os.close(to_err)
+    for fd in (to_out, to_out):
+        assert log.drain() == [err]  # until it is closed, whoever has read its end
+        os.write(fd, b"last\n")
+    assert log.data("stdout").endswith(b"last\nlast\n")
+    os.close(to_out)
+    for fd in log.drain():
+        log.end(fd)
+    assert log.descriptors() == log.drain() == []
+
+
 def test_of_too_much_the_latest_is_kept():
     (out, to_out), (err, to_err) = os.pipe(), os.pipe()
     log = Log(out, err, limit=1000)
