@@ -26,6 +26,13 @@ def test_shell_form_json_form_and_another_shell(project):
         assert container.read_text("/bash") == "bash\n"
 
 
+def test_no_command_waits_for_the_disk(project):
+    """Neither its fsync nor its end: Documentation/filesystems/overlayfs.rst, "Volatile mount"."""
+    project.build("FROM capsule/host\nRUN grep ' / overlay ' /proc/mounts\n", no_cache=True)
+    options = project.output().split()[3].split(",")
+    assert {"volatile", "fsync=volatile"}.intersection(options)  # the latter where the kernel knows other ways too
+
+
 def test_heredoc_for_the_shell_is_one_step(project):
     image = project.build("FROM capsule/host\nRUN <<EOF\nset -e\necho one > /one\necho two > /two\nEOF\n")
     assert len(image.layers) == 2
