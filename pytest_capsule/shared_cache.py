@@ -35,6 +35,8 @@ _KNOWN = {
     "from": {"registry": {"ref"}, "local": {"src", "tag"}},
     "to": {"registry": {"ref", "mode", "ignore-error"}, "local": {"dest", "tag", "mode", "ignore-error"}},
 }
+# What BuildKit can be told to write, and what is written here in any case.
+_WRITTEN = {"image-manifest": "true", "oci-mediatypes": "true", "compression": "gzip"}
 _NEEDED = {"registry": "ref", "local from": "src", "local to": "dest"}
 
 
@@ -58,7 +60,7 @@ class CachePlace:
         option = f"cache_{direction}={text!r}"
         if "=" not in text:
             text = f"type=registry,ref={text}"
-        fields = dict(field.strip().split("=", 1) for field in text.split(",") if "=" in field)
+        fields = _fields(text, option)
         kind = fields.pop("type", "registry")
         known = _KNOWN[direction].get(kind)
         if known is None:
@@ -66,10 +68,15 @@ class CachePlace:
         needed = _NEEDED.get(kind) or _NEEDED[f"{kind} {direction}"]
         if not fields.get(needed):
             raise UsageError(f"{option}: {needed}= is missing", hint=f"write type={kind},{needed}=...")
-        if unknown := sorted(fields.keys() - known):
+        written = _WRITTEN if direction == "to" else {}
+        if unknown := sorted(fields.keys() - known - written.keys()):
             raise UsageError(f"{option}: {unknown[0]}= is not known here", hint=f"there are {', '.join(sorted(known))}")
-        if fields.get("mode", "min") not in ("min", "max"):
-            raise UsageError(f"{option}: mode is min or max")
+        for key, value in written.items():
+            if fields.get(key, value) != value:
+                raise UsageError(f"{option}: what is written has {key}={value}, and cannot have {fields[key]!r}")
+        for key, values in (("mode", ("min", "max")), ("ignore-error", ("true", "false"))):
+            if fields.get(key, values[0]) not in values:
+                raise UsageError(f"{option}: {key} is {' or '.join(values)}")
         if kind == "registry":
             Reference.parse(fields["ref"])
         return cls(
@@ -80,6 +87,13 @@ class CachePlace:
             whole=fields.get("mode") == "max",
             ignore_error=fields.get("ignore-error") == "true",
         )
+
+
+def _fields(text: str, option: str) -> dict[str, str]:
+    pairs = [field.strip().partition("=") for field in text.split(",")]
+    if loose := [key for key, equals, _ in pairs if not equals]:
+        raise UsageError(f"{option}: {loose[0]!r} is no KEY=VALUE")
+    return {key.lower(): value for key, _, value in pairs}
 
 
 def parse_places(given: str | Iterable[str], direction: str) -> list[CachePlace]:

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_capsule import Engine
 from pytest_capsule.errors import RegistryError, UsageError
+from pytest_capsule.oci.descriptor import OCI_MANIFEST
 from pytest_capsule.oci.manifest import Manifest
 from pytest_capsule.shared_cache import ARTIFACT
 
@@ -205,6 +206,16 @@ def test_a_local_cache_keeps_others_under_their_tags(machine, tmp_path, context)
     assert third.steps("start") == []
 
 
+def test_what_buildkit_is_told_for_registries_with_wishes(machine, docker_registry, connect):
+    reference = f"{docker_registry.host}/cache:app"
+    wishes = "mode=max,image-manifest=true,oci-mediatypes=true,compression=gzip,ignore-error=false"
+    machine().build(cache_to=f"type=registry,ref={reference},{wishes}")
+    assert connect(reference).manifest("app").media_type == OCI_MANIFEST
+    second = machine()
+    second.build(cache_from=f"Type=registry, ref={reference}")
+    assert second.steps("start") == []
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -212,7 +223,12 @@ def test_a_local_cache_keeps_others_under_their_tags(machine, tmp_path, context)
         ({"cache_from": "type=registry"}, "ref= is missing"),
         ({"cache_to": "type=local,src=x"}, "dest= is missing"),
         ({"cache_to": "type=registry,ref=x,mode=most"}, "mode is min or max"),
+        ({"cache_to": "type=registry,ref=x,ignore-error=maybe"}, "ignore-error is true or false"),
+        ({"cache_to": "type=registry,ref=x,max"}, "'max' is no KEY=VALUE"),
+        ({"cache_to": "type=registry,ref=x,compression=zstd"}, "has compression=gzip, and cannot have 'zstd'"),
+        ({"cache_to": "type=registry,ref=x,oci-mediatypes=false"}, "has oci-mediatypes=true, and cannot have 'false'"),
         ({"cache_from": "type=registry,ref=x,colour=red"}, "colour= is not known"),
+        ({"cache_from": "type=registry,ref=x,compression=gzip"}, "compression= is not known"),
     ],
 )
 def test_a_wrong_place_is_named(machine, how, said):
