@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NONE = "<none>"
 _MISSING = "<missing>"
+_NO_TIME = "0001-01-01T00:00:00Z"
 _SHOWN_COMMAND = 45  # docker/cli, formatter/history.go
 
 
@@ -142,15 +143,21 @@ def history(call: Invocation) -> int:
         if options.human:
             when, how_much = age(entry.created, now), size(bytes_added)
         else:
-            made = moment(entry.created)
-            when, how_much = made.isoformat() if made else "N/A", str(bytes_added)
+            when, how_much = _timestamp(entry.created), str(bytes_added)
         rows.append((image_id, when, created_by, how_much, entry.comment))
     if options.quiet:
         for row in rows:
             print(row[0])
         return 0
-    print(table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), rows))
+    created = "CREATED" if options.human else "CREATED AT"
+    print(table(("IMAGE", created, "CREATED BY", "SIZE", "COMMENT"), rows))
     return 0
+
+
+def _timestamp(text: str) -> str:
+    """A time for programs, in RFC 3339 and this machine's zone; where there is none, the first of Go's."""
+    made = moment(text)
+    return _NO_TIME if made is None else made.astimezone().isoformat().replace("+00:00", "Z")
 
 
 def _sized(image: Image) -> list[tuple[History, int]]:
