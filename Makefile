@@ -38,7 +38,7 @@ wheel: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check build tox
 	rm -rf dist
 	$(VENV)/bin/python -m build -q
-	$(VENV)/bin/python -m tox run-parallel $(if $(PYTHONS),--discover $(PYTHONS)) --installpkg dist/*.whl $(TOX_ARGS)
+	$(VENV)/bin/python -m tox run-parallel --parallel all $(if $(PYTHONS),--discover $(PYTHONS)) --installpkg dist/*.whl $(TOX_ARGS)
 
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[docs]'
