@@ -70,7 +70,7 @@ FLOORS |= {
     "keeping": {"cli", "engine", "errors", "runtime"},
     "testimony": {"errors", "evidence", "keeping", "runtime", "session", "settings", "summary"},
     "fixtures": {"errors", "prefetch", "engine", "marks", "session", "runtime", "spec"},
-    "services": {"engine", "errors", "runtime", "spec", "wait"},
+    "services": {"engine", "errors", "network", "runtime", "spec", "wait"},
     "factories": {"services", "volumes", "errors", "marks", "networks", "runtime", "session", "spec", "store"},
     "plugin": {
         "assertions",

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 from pytest_capsule._linux import channel
 from pytest_capsule.aio import in_thread
 from pytest_capsule.errors import ASK_THE_CHECK, ContainerError, ExecError, ExecTimeout, UsageError
-from pytest_capsule.network.ports import PortMapping
+from pytest_capsule.network.ports import PortMapping, in_url, parse_inner_port, reached_at
 from pytest_capsule.runtime import transfer
 from pytest_capsule.runtime.changes import Change, classify
 from pytest_capsule.runtime.freezer import Freezer
@@ -102,6 +102,7 @@ class Container:
         self._ended = False
         self._closed = False
         self._closing = threading.Lock()
+        self._publishing = threading.Lock()
         self._furnishing: socket.socket | None = None
         self._process = os.getpid()
         self._supervisor = supervisor
@@ -729,13 +730,16 @@ class Container:
 
     # -- the network ----------------------------------------------------------------------------------------------
 
-    def connect(self, port: int, timeout: float | None = 10) -> socket.socket:
+    def connect(self, port: int | str, timeout: float | None = 10) -> socket.socket:
         """A connected TCP socket to a port inside, published or not, made within the container's own network.
 
         ``timeout``, in seconds, is for the connection, and then the socket's own. ``ConnectionRefusedError`` where
         nobody listens, ``TimeoutError`` where nobody accepts.
         """
-        _, (fd,) = self._call({"op": "connect", "port": int(port)})
+        port, protocol = parse_inner_port(port)
+        if protocol != "tcp":
+            raise UsageError(f"connect({port}): it is for TCP", hint=f'address("{port}/{protocol}") is for datagrams')
+        _, (fd,) = self._call({"op": "connect", "port": port})
         sock = socket.socket(fileno=fd)
         try:
             arrived = select.poll()
@@ -750,25 +754,32 @@ class Container:
             raise
         return sock
 
-    def address(self, port: int) -> tuple[str, int]:
-        """``(host, port)`` at which the test's own process reaches a port inside, published now if it was not."""
+    def address(self, port: int | str) -> tuple[str, int]:
+        """``(host, port)`` at which the test's own process reaches a port inside, published now if it was not.
+
+        ``"53/udp"`` is one for datagrams.
+        """
+        number, protocol = parse_inner_port(port)
         if self.spec.host_network:
-            return "127.0.0.1", int(port)
-        if (int(port), "tcp") not in self.published:
-            if self._publish is None:
-                raise UsageError(f"container {self.name} cannot publish ports")
-            self.published[int(port), "tcp"] = self._publish(self, PortMapping(int(port)))
-        return self.published[int(port), "tcp"]
+            return "127.0.0.1", number
+        with self._publishing:
+            if (number, protocol) not in self.published:
+                if self._publish is None:
+                    raise UsageError(f"container {self.name} cannot publish ports")
+                self._check_open()
+                self.published[number, protocol] = self._publish(self, PortMapping(number, protocol=protocol))
+            host, outside = self.published[number, protocol]
+        return reached_at(host), outside
 
     @property
     def exposed(self) -> tuple[str, ...]:
         """The ports that the image names with EXPOSE, such as ``80/tcp``: where its services are, published or not."""
         return () if self.image is None else tuple(self.image.config.config.exposed_ports)
 
-    def url(self, port: int, path: str = "/") -> str:
+    def url(self, port: int | str, path: str = "/") -> str:
         """The address of a port inside as an ``http`` URL."""
         host, outside = self.address(port)
-        return f"http://{host}:{outside}/{path.lstrip('/')}"
+        return f"http://{in_url(host)}:{outside}/{path.lstrip('/')}"
 
     def network_namespace(self) -> int:
         """A descriptor of its network namespace, to be closed."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pytest_capsule.network.ports import in_url
+
 if TYPE_CHECKING:
     from pytest_capsule.engine import Engine
     from pytest_capsule.runtime.container import Container
@@ -66,7 +68,7 @@ class RunningService:
         if self.service.scheme != "http" and (self.user or self.password):
             who = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@"
         path = f"/{quote(self.database, safe='')}" if self.database else self.service.path
-        return f"{self.service.scheme}://{who}{host}:{port}{path}"
+        return f"{self.service.scheme}://{who}{in_url(host)}:{port}{path}"
 
     def keep(self) -> Service:
         """Stop it in order and commit it: the service with what is in it now for a beginning."""

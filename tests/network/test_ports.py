@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
 
 from pytest_capsule.errors import ContainerError, UsageError
-from pytest_capsule.network.ports import PortMapping, listen, parse_port, parse_ports
+from pytest_capsule.network.ports import PortMapping, listen, parse_inner_port, parse_port, parse_ports
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ from pytest_capsule.network.ports import PortMapping, listen, parse_port, parse_
         ("[::1]:8080:80", PortMapping(80, 8080, "::1")),
         ("[::]::80/udp", PortMapping(80, 0, "::", "udp")),
         ("65535:1", PortMapping(1, 65535)),
+        ("8000-8010:9000", PortMapping(9000, 8000, last=8010)),
     ],
 )
 def test_one_port(text, mapping):
@@ -64,7 +66,7 @@ def test_a_range_is_as_many_ports(text, pairs):
         ("[127.0.0.1]:8080:80", "which is no IP address"),
         ("1:2:3:4", "not of the form"),
         ("9000-8000", "the range '9000-8000', which goes backwards"),
-        ("8000-8010:9000", "11 host ports for 1 container ports"),
+        ("8000-8010:9000-9001", "11 host ports for 2 container ports"),
         ("8000:9000-9010", "1 host ports for 11 container ports"),
         ("\uff18\uff10", "which is no port number"),
         ("80 ", "which is no port number"),
@@ -81,7 +83,12 @@ def test_a_wrong_port_says_what_is_wrong_and_shows_a_right_one(text, words):
 
 
 def test_the_text_of_a_mapping_means_the_same_mapping():
-    for mapping in (PortMapping(80, 8080, "::1"), PortMapping(53, protocol="udp"), PortMapping(8000)):
+    for mapping in (
+        PortMapping(80, 8080, "::1"),
+        PortMapping(53, protocol="udp"),
+        PortMapping(8000),
+        PortMapping(80, 8000, last=8010),
+    ):
         assert parse_port(str(mapping)) == (mapping,)
 
 
@@ -93,6 +100,55 @@ def test_one_host_port_cannot_be_two_container_ports_but_each_protocol_has_its_o
     with pytest.raises(UsageError, match=r"127\.0\.0\.1:8080:80/tcp and 127\.0\.0\.1:8080:81/tcp"):
         parse_ports(["8080:80", "8080:81"])
     assert len(parse_ports(["8080:80", "8080:80/udp", "127.0.0.2:8080:80"])) == 3
+
+
+def test_containers_may_share_a_range_of_host_ports():
+    assert len(parse_ports(["8000-8010:80", "8000-8010:81"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("port", "meant"), [(80, (80, "tcp")), ("80", (80, "tcp")), ("80/tcp", (80, "tcp")), ("53/UDP", (53, "udp"))]
+)
+def test_a_port_inside(port, meant):
+    assert parse_inner_port(port) == meant
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        (0, "ports go from 1 to 65535"),
+        (65536, "ports go from 1 to 65535"),
+        (-1, "no port number"),
+        (True, "neither a number nor a text"),
+        (80.0, "neither a number nor a text"),
+        ("http", "no port number"),
+        ("80-90", "a range, not one port"),
+        ("80:80", "no port number"),
+        ("80/", "the protocol '', not tcp or udp"),
+    ],
+)
+def test_what_is_no_port_inside(port, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        parse_inner_port(port)
+    assert caught.value.hint == 'for example 8000 or "53/udp"'
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_of_a_range_the_first_that_is_free(protocol):
+    with contextlib.ExitStack() as taken:
+        first = 20000
+        while True:  # two in a row that are free now
+            with contextlib.suppress(ContainerError):
+                taken.enter_context(listen(PortMapping(80, first, protocol=protocol)))
+                listen(PortMapping(80, first + 1, protocol=protocol)).close()
+                break
+            first += 1
+        with listen(PortMapping(80, first, protocol=protocol, last=first + 1)) as one:
+            assert one.getsockname()[1] == first + 1
+            with pytest.raises(
+                ContainerError, match=f"127.0.0.1:{first}-{first + 1}:80/{protocol} cannot be published"
+            ):
+                listen(PortMapping(80, first, protocol=protocol, last=first + 1))
 
 
 def test_a_list_of_ports_is_no_single_port():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_capsule import wait
-from pytest_capsule.errors import ContainerError
+from pytest_capsule.errors import ContainerError, UsageError
 
 ECHO = """
 import socket, sys, threading
@@ -87,6 +87,41 @@ def test_any_port_unpublished(echo):
         sock.sendall(b"inside")
         assert sock.recv(100) == b"inside"
     assert say(container.address(9001), b"outside") == b"outside"
+
+
+def test_datagrams_to_a_port_that_was_not_published(echo):
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(60)
+        sock.connect(echo().address("9001/udp"))
+        sock.send(b"datagram")
+        assert sock.recv(100) == b"DATAGRAM"
+
+
+def test_an_address_at_which_this_machine_reaches_it(echo):
+    container = echo("0.0.0.0:0:9000", "[::]:0:9001", "[::1]:0:9002")
+    everywhere = {place[0] for place in container.published.values()}
+    assert everywhere == {"0.0.0.0", "::", "::1"}
+    for number, host in ((9000, "127.0.0.1"), (9001, "::1"), (9002, "::1")):
+        assert container.address(number)[0] == host
+        assert say(container.address(number), b"heard") == b"heard"
+    assert container.url(9002, "x") == f"http://[::1]:{container.address(9002)[1]}/x"
+
+
+def test_one_address_for_all_who_ask_at_once(echo):
+    container = echo()
+    with ThreadPoolExecutor(20) as pool:
+        assert len(set(pool.map(lambda _: container.address(9000), range(20)))) == 1
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, "http", "9000-9001"])
+def test_what_is_no_port(echo, port):
+    container = echo()
+    for ask in (container.address, container.url, container.connect):
+        with pytest.raises(UsageError, match="the port"):
+            ask(port)
+    with pytest.raises(UsageError, match="it is for TCP") as caught:
+        container.connect("9000/udp")
+    assert 'address("9000/udp")' in caught.value.hint
 
 
 def test_a_number_that_is_taken_is_an_error_and_one_that_is_left_open_is_nobody_elses(echo):
