@@ -21,7 +21,7 @@ from pytest_capsule.oci.reference import Reference
 from pytest_capsule.registry.client import Client, Document, Repository
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.registry.upload import Source
-from pytest_capsule.store.image import Image
+from pytest_capsule.store.image import Image, Packed
 from pytest_capsule.store.packing import Packing, check_agreement, check_layers
 from pytest_capsule.store.store import Store
 
@@ -213,6 +213,9 @@ class Distribution:
         repository, tell = self._client.repository(reference, "push"), _one_at_a_time(tell)
         tell(TransferEvent(f"The push refers to repository [{reference.name}]"))
         packed = image.packed()
+        if index := self._index_of(packed):
+            only = f"Only the image for {packed.config.platform} is pushed"
+            tell(TransferEvent(f"{only}, not the index {index} that it came from"))
         pairs = list(dict(zip(packed.manifest.layers, packed.config.diff_ids, strict=True)).items())
         for _, diff_id in pairs:
             tell(TransferEvent("Preparing", diff_id.short))
@@ -229,6 +232,16 @@ class Distribution:
         self._store.note_digest(packed.manifest.config.digest, f"{reference.familiar_name}@{digest}")
         tell(TransferEvent(f"{reference.tag}: digest: {digest} size: {len(packed.data)}"))
         return digest
+
+    def _index_of(self, packed: Packed) -> str:
+        """The index that an image was pulled through, ``NAME@DIGEST``, as long as the store has it; else ""."""
+        for name in self._store.digests(str(packed.manifest.config.digest)):
+            digest = Digest.parse(name.rpartition("@")[2])
+            if digest == packed.descriptor.digest or not self._content.has(digest):
+                continue
+            if isinstance(parse_manifest(self._content.read(digest)), Index):
+                return name
+        return ""
 
     def push_artifact(self, reference: Reference, manifest: Manifest) -> Digest:
         """Bring an artifact whose blobs are in the store to a registry, under a tag."""

@@ -270,7 +270,9 @@ def test_dockers_media_types_and_somebody_elses_bytes(fake, parts, new_engine):
     data = serve(fake, parts, media_type=DOCKER_MANIFEST)
     engine = new_engine()
     assert engine.pull(f"{fake.host}/app:1").digest == digest_of(data)
-    assert engine.push(f"{fake.host}/app:1", f"{fake.host}/copy:1") == digest_of(data)
+    events = []
+    assert engine.push(f"{fake.host}/app:1", f"{fake.host}/copy:1", progress=events.append) == digest_of(data)
+    assert not [event.status for event in events if "index" in event.status]
     assert fake.manifests["copy", "1"] == (data, DOCKER_MANIFEST)
 
 
@@ -323,6 +325,12 @@ def test_the_platform_of_this_host_is_chosen(fake, parts, new_engine, index_type
     assert pulled.digest == digest_of(image)
     assert f"Digest: {digest_of(index)}" in [event.status for event in events]
     assert engine.image(f"{fake.host}/app@{digest_of(index)}").digest == digest_of(image)
+
+    events.clear()
+    assert engine.push(pulled, f"{fake.host}/app:one", progress=events.append) == digest_of(image)
+    only = f"Only the image for {pulled.config.platform} is pushed"
+    said = f"{only}, not the index {fake.host}/app@{digest_of(index)} that it came from"
+    assert said in [event.status for event in events]
 
     index = json.dumps({"schemaVersion": 2, "mediaType": index_type, "manifests": [attestation, *manifests]}).encode()
     fake.add_manifest("app", "others", index, index_type)
