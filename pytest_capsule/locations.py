@@ -46,7 +46,7 @@ class Location:
         if self.on_host:
             own = [names.host_entry()]
         elif host is not None:
-            own = names.entries(host, (hostname, name))
+            own = names.entries(host, (hostname, name, *self._aliases()))
         elif self.outbound:
             own = [names.HostEntry(outbound.ADDRESS, (hostname,))]
         if self.outbound:
@@ -61,6 +61,9 @@ class Location:
             "/etc/hostname": names.hostname(hostname),
             "/etc/resolv.conf": self._resolv_conf(),
         }
+
+    def _aliases(self) -> tuple[str, ...]:
+        return () if self.membership is None else self.membership.aliases
 
     def _resolv_conf(self) -> str:
         if self.outbound:

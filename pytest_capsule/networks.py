@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pytest_capsule.runtime.worker import Worker
 
 _HOSTS_LIMIT = 1 << 20
+_ALONE = "127.0.0.1"
+"""The address of a container that is on no network yet."""
 
 
 @dataclass(slots=True)
@@ -69,7 +71,11 @@ class Network:
             if name in self._members:
                 raise UsageError(f"there is a container {name} on network {self.name} already", hint="close it first")
             host = self._pool.take()
-            self._members[name] = _Member(host, names.entries(host, (name, *aliases)))
+            try:
+                self._members[name] = _Member(host, names.entries(host, (name, *aliases)))
+            except UsageError:
+                self._pool.give_back(host)
+                raise
         arguments = {
             "port": _port(host),
             "mac": host.mac,
@@ -148,14 +154,18 @@ class Network:
             self.abandon(container.name, host)
             raise
         self._members[container.name].interface = interface
-        _note_names(container, add=names.entries(host, (container.name,)))
+        _note_names(container, add=names.entries(host, (container.name, *aliases)))
+        if container.ip == _ALONE:
+            container.ip, container.ip6 = host.ipv4, host.ipv6
         self.add(container, host)
 
     def partition(self, *groups: Sequence[Container]) -> None:
         """Split the network: containers of one group reach each other and nobody else, the rest are a group too."""
         ports = [[_port(self._member(container).host) for container in group] for group in groups]
+        named = {port for group in ports for port in group}
+        if len(named) < sum(map(len, ports)):
+            raise UsageError("partition(): a container is in two groups, or in one twice")
         with self._lock:
-            named = {port for group in ports for port in group}
             rest = [port for member in self._members.values() if (port := _port(member.host)) not in named]
         self._wire("regroup", [rest, *ports])
 

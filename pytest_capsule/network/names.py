@@ -44,8 +44,12 @@ class HostEntry:
 
 
 def entries(host: Host, known_as: tuple[str, ...]) -> list[HostEntry]:
-    """The lines of a container with the addresses of ``host``: a client that asks for either kind finds it."""
-    return [HostEntry(address, known_as) for address in (host.ipv4, host.ipv6) if address]
+    """The lines of a container with the addresses of ``host``: a client that asks for either kind finds it.
+
+    Raises :class:`UsageError` for what is no host name.
+    """
+    names = tuple(map(_name, dict.fromkeys(known_as)))
+    return [HostEntry(address, names) for address in (host.ipv4, host.ipv6) if address]
 
 
 def parse_extra_hosts(

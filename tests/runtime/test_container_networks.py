@@ -147,10 +147,22 @@ def test_several_names_and_both_kinds_of_address(engine):
             engine.run("capsule/host", name="two", network=network.alias("db", "db.example"), **options) as two,
         ):
             for name in ("two", "db", "db.example"):
-                assert fetch(one, f"http://{name}:8000/").stdout == "200\n"
+                for container in (one, two):
+                    assert fetch(container, f"http://{name}:8000/").stdout == "200\n"
             for family, address in (("AF_INET", two.ip), ("AF_INET6", two.ip6)):
                 script = f"import socket as s; print(s.getaddrinfo('db', 8000, s.{family})[0][4][0])"
                 assert one.exec(["python3", "-c", script]).stdout.strip() == address
+
+
+@pytest.mark.parametrize("name", ["a b", "a\n10.0.0.9\tb", "a#", ""])
+def test_what_is_no_host_name(engine, name):
+    with engine.network() as network:
+        for options in ({"network": network.alias(name)}, {"network": network, "name": f"x{name} "}):
+            with pytest.raises(UsageError, match="is no host name"):
+                engine.run("capsule/host", command=[], **options)
+        with engine.run("capsule/host", command=[]) as alone, pytest.raises(UsageError, match="is no host name"):
+            network.connect(alone, aliases=[name])
+        assert network.entries() == []
 
 
 def test_one_network_namespace_for_two_containers(engine):

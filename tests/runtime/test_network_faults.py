@@ -100,9 +100,13 @@ def test_a_container_on_two_networks(engine, network, server_on):
         assert reaches(middle, "right")
         assert reaches(middle, "left")
         assert not reaches(left, "right", 0.3)
-        other.connect(alone)
+        other.connect(alone, aliases=["company"])
         assert reaches(alone, "right")
-        assert reaches(right, "alone")
+        for name in ("alone", "company"):
+            assert reaches(right, name)
+            assert reaches(alone, name)
+        assert reaches(right, alone.ip)
+        assert reaches(right, alone.ip6)
         middle.close()
         assert "middle" not in right.read_text("/etc/hosts")
 
@@ -163,6 +167,8 @@ def test_what_makes_no_sense_is_said(engine, network, server_on):
         with pytest.raises(UsageError, match="not on network"):
             call(stranger)
     member = server_on(network, "member")
+    with pytest.raises(UsageError, match="in two groups"):
+        network.partition([member], [member])
     for values in ({"loss": 2}, {"latency": -1}, {"bandwidth": 0}):
         with pytest.raises(UsageError, match="loss is from 0 to 1"):
             network.shape(member, **values)
