@@ -14,8 +14,9 @@ from pytest_capsule.network.resolver import NAMESERVER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_capsule.errors import BuildError
     from pytest_capsule.runtime.container import Container
-    from pytest_capsule.session import Start
+    from pytest_capsule.session import Start, Unmade
 
     Facts = dict[str, Any]
 
@@ -59,9 +60,32 @@ def full(container: Container, start: Start | None) -> Facts:
     return facts
 
 
+def failed_build(error: BuildError, unmade: Unmade | None) -> Facts:
+    """What there is to know of an image that could not be built; ``image`` is ``None`` where a test has built it."""
+    return {
+        "image": None if unmade is None else unmade.image,
+        "path": error.path,
+        "line": error.line,
+        "step": error.step,
+        "exit_code": error.exit_code,
+        "output": error.output,
+        "image_before": error.image,
+        "failed_state": error.failed_state,
+        "steps": [] if unmade is None else [dict(zip(_STEP, step, strict=True)) for step in unmade.steps],
+    }
+
+
 def sections(facts: Facts) -> Iterator[tuple[str, str]]:
     """The same as sections of a pytest report: titles and texts, fit for a terminal."""
     return ((title, _harmless(text)) for title, text in _sections(facts))
+
+
+def build_section(facts: Facts) -> tuple[str, str]:
+    """The failing step, and what became of those before; what it printed is in the error itself."""
+    code = "" if facts["exit_code"] is None else f": exit code {facts['exit_code']}"
+    rows = ((step["state"], f"{step['seconds']:.2f} s", step["name"]) for step in facts["steps"])
+    text = f"{facts['path']}:{facts['line']}: {facts['step']}{code}\n{_table(rows)}"
+    return f"image {facts['image'] or 'of the test'}: failing build step", _harmless(text.rstrip())
 
 
 def _harmless(text: str) -> str:
@@ -132,6 +156,7 @@ def _health_log(container: Container) -> list[tuple[int, str]]:
     return [(run.exit_code, run.output.strip()) for run in container.health_log]
 
 
+_STEP = ("name", "state", "seconds")
 _COLUMNS = ("pid", "user", "status", "command")
 
 
@@ -178,5 +203,7 @@ _LOOKS = {
 
 def _table(rows: Iterable[Iterable[str]]) -> str:
     cells = [list(row) for row in rows]
+    if not cells:
+        return ""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)

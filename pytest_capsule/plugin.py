@@ -144,7 +144,7 @@ def pytest_runtest_makereport(
     if session is not None:
         from pytest_capsule.testimony import complete
 
-        complete(report, item, session)
+        complete(report, item, session, None if call.excinfo is None else call.excinfo.value)
     return report
 
 

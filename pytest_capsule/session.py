@@ -54,6 +54,14 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmade:
+    """An image that could not be built: what became of its steps, and in how many seconds each; the last one failed."""
+
+    image: str
+    steps: tuple[tuple[str, str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class News:
     """What a session has done that nobody was told of yet."""
 
@@ -87,6 +95,7 @@ class CapsuleSession:
         self._ending: list[Container] = []
         self._stranded: list[Container] = []
         self._starts: dict[str, Start] = {}
+        self._unmade: dict[BuildError, Unmade] = {}
         self._news = News()
 
     def image(self, spec: ContainerSpec, folders: Sequence[Path]) -> Image:
@@ -124,7 +133,11 @@ class CapsuleSession:
             events.append(event)
             tell(event)
 
-        image = self.engine.resolve(wanted, folders=folders, progress=hear)
+        try:
+            image = self.engine.resolve(wanted, folders=folders, progress=hear)
+        except BuildError as error:
+            self._unmade[error] = _unmade(image_name(spec, folders), events)
+            raise
         self._news.images.append(_made(image_name(spec, folders), events, time.monotonic() - began))
         self._renewed.add(key)
         return image
@@ -213,6 +226,10 @@ class CapsuleSession:
         """How a container of this session was started; ``None`` for one that a test has started itself."""
         return self._starts.get(container.id)
 
+    def unmade_by(self, error: BuildError) -> Unmade | None:
+        """Which image an error is about; ``None`` for one that a test has built itself."""
+        return self._unmade.get(error)
+
     def stranded(self) -> list[Container]:
         """The containers that did not get ready: kept for a look at them, until ``clear`` closes them."""
         return list(self._stranded)
@@ -292,6 +309,12 @@ def _made(name: str, events: Sequence[BuildEvent], seconds: float) -> Made:
     cached = [event for event in steps if event.kind == "cached"]
     done = sum(event.kind == "done" for event in steps)
     return Made(name, done, len(cached), seconds, sum(event.seconds for event in cached))
+
+
+def _unmade(name: str, events: Sequence[BuildEvent]) -> Unmade:
+    ended = (event for event in events if event.step and event.kind in ("cached", "done", "failed"))
+    last = sorted(ended, key=lambda event: event.kind == "failed")  # of stages that went on beside it
+    return Unmade(name, tuple((event.name, event.kind, round(event.seconds, 4)) for event in last))
 
 
 def _waited_for(spec: ContainerSpec) -> str | None:

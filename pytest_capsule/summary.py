@@ -66,6 +66,9 @@ def line(told: Sequence[Told]) -> str:
     """``3 containers started in 0.01 s; 2 images: 1 built in 4.2 s, 1 from the cache, which saved 9.1 s``."""
     starts = [start for one in told for start in one.facts["starts"]]
     words = f"{_count(len(starts), 'container')} started in {sum(start['seconds'] for start in starts):.2f} s"
+    unbuilt = {one.facts["failed_build"]["image"] for one in told if "failed_build" in one.facts} - {None}
+    if unbuilt:
+        words += f"; {_count(len(unbuilt), 'image')} cannot be built"
     images = _images(told)
     if not images:
         return words
@@ -94,14 +97,14 @@ def write_report(path: Path, told: Sequence[Told]) -> None:
 
 def _tests(told: Sequence[Told]) -> Iterator[Facts]:
     for one in told:
-        if one.facts["containers"]:
+        if one.facts["containers"] or "failed_build" in one.facts:
             yield {
                 "nodeid": one.nodeid,
                 **({} if one.subtest is None else {"subtest": one.subtest}),
                 "when": one.when,
                 "outcome": one.outcome,
                 "duration": round(one.duration, 4),
-                "containers": one.facts["containers"],
+                **{key: one.facts[key] for key in ("containers", "failed_build") if key in one.facts},
             }
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pytest_capsule import evidence
-from pytest_capsule.errors import CapsuleError
+from pytest_capsule.errors import BuildError, CapsuleError
 from pytest_capsule.keeping import keep, open_shell
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.settings import SETTINGS
@@ -20,24 +20,41 @@ if TYPE_CHECKING:
     from pytest_capsule.session import CapsuleSession
 
 
-def complete(report: pytest.TestReport, item: pytest.Item, session: CapsuleSession) -> None:
-    """Give the report of one phase of a test what there is to say of its containers."""
+def complete(
+    report: pytest.TestReport, item: pytest.Item, session: CapsuleSession, raised: BaseException | None
+) -> None:
+    """Give the report of one phase of a test what there is to say of its containers, and of an image not built."""
     failed = report.failed and report.when in ("setup", "call")
-    containers = []
+    containers: list[evidence.Facts] = []
     if failed or report.when == "call":
         for container in containers_of(item, session):
-            facts = (evidence.full if failed else evidence.brief)(container, session.start_of(container))
-            containers.append(facts | _kept(container, item, session, failed=failed))
+            said = (evidence.full if failed else evidence.brief)(container, session.start_of(container))
+            containers.append(said | _kept(container, item, session, failed=failed))
     if failed:
-        report.sections += [section for facts in containers for section in evidence.sections(facts)]
-    properties = dict(one for facts in containers for one in _properties(facts))
+        report.sections += [section for said in containers for section in evidence.sections(said)]
+    properties = dict(one for said in containers for one in _properties(said))
+    facts: evidence.Facts = {"containers": containers}
+    error = _build_error(raised) if failed else None
+    if error is not None:
+        unbuilt = facts["failed_build"] = evidence.failed_build(error, session.unmade_by(error))
+        report.sections.append(evidence.build_section(unbuilt))
+        properties[f"image.{unbuilt['image'] or 'of the test'}.failing_step"] = (
+            f"{error.path}:{error.line}: {error.step}"
+        )
     others = [
         one for one in item.user_properties if one[0] not in properties
     ]  # not those of a subtest, or a try before
     item.user_properties[:] = [*others, *properties.items()]
     news = session.take_news()
-    if containers or news.starts or news.images:
-        setattr(report, ATTRIBUTE, {"containers": containers, **asdict(news)})
+    if containers or error is not None or news.starts or news.images:
+        setattr(report, ATTRIBUTE, facts | asdict(news))
+
+
+def _build_error(raised: BaseException | None) -> BuildError | None:
+    """That of an image, behind what a test has made of it: our fixtures put it into words of pytest's."""
+    while raised is not None and not isinstance(raised, BuildError):
+        raised = raised.__cause__ or raised.__context__
+    return raised
 
 
 def show(item: pytest.Item, session: CapsuleSession) -> None:

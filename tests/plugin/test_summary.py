@@ -64,6 +64,57 @@ def test_the_json_report_has_every_test_and_all_there_is_to_know_of_a_failing_on
     assert passed["containers"][0]["image"] == "hello-world"
 
 
+@pytest.mark.parametrize("options", [[], ["-n1"]], ids=["alone", "workers"])
+def test_an_image_that_cannot_be_built_is_told_with_its_failing_step(suite, pytester, options):
+    pytester.mkdir("bad").joinpath("Dockerfile").write_text(
+        "FROM capsule/host AS first\nRUN echo first\nFROM first\nRUN echo because; exit 7\nRUN echo never\n"
+    )
+
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", range(2))
+        @pytest.mark.container(build="bad", command=[])
+        def test_bad(container, turn):
+            pass
+
+        def test_own(capsule, pytestconfig):
+            capsule.build(pytestconfig.rootpath / "bad")
+        """,
+        "--capsule-report=report.json",
+        "--junitxml=junit.xml",
+        *options,
+    )
+
+    result.assert_outcomes(errors=2, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- image bad: failing build step -*",
+            "bad/Dockerfile:4: RUN echo because; exit 7: exit code 7",
+            "*  0.00 s  [[]first 1/2[]] FROM capsule/host",
+            "*s  [[]first 2/2[]] RUN echo first",
+            "failed  *s  [[]stage-1 1/2[]] RUN echo because; exit 7",
+            "*- image of the test: failing build step -*",
+            "capsule: 0 containers started in 0.00 s; 1 image cannot be built",
+        ]
+    )
+    tests = json.loads((pytester.path / "report.json").read_text())["tests"]
+    assert [(test["nodeid"], test["outcome"], test["containers"]) for test in tests] == [
+        (f"test_suite.py::{name}", "failed", []) for name in ("test_bad[0]", "test_bad[1]", "test_own")
+    ]
+    first, second, own = (test["failed_build"] for test in tests)
+    assert first == second
+    assert own == {**first, "image": None, "steps": []}
+    assert (first["image"], first["path"], first["line"], first["exit_code"]) == ("bad", "bad/Dockerfile", 4, 7)
+    assert (first["step"], first["output"]) == ("RUN echo because; exit 7", "because\n")
+    assert [step["state"] for step in first["steps"]][-1] == "failed"
+    assert (
+        'name="image.bad.failing_step" value="bad/Dockerfile:4: RUN echo because; exit 7"'
+        in (pytester.path / "junit.xml").read_text()
+    )
+
+
 def test_a_report_that_cannot_be_written_is_said_and_changes_nothing_else(suite, pytester):
     (pytester.path / "file").write_text("")
 
