@@ -189,7 +189,7 @@ class Network:
         """Make a container's connection worse, in both directions; with no keyword it is as it was.
 
         ``latency`` and ``jitter`` are seconds each way, ``loss`` is the part of packets (0 to 1), ``bandwidth`` bits a
-        second. ``UnsupportedHost`` where the kernel has no netem, which all but ``bandwidth`` needs.
+        second. ``UnsupportedHost`` where the kernel has no netem, or no tbf, which ``bandwidth`` needs.
         """
         if not (latency >= 0 and jitter >= 0 and 0 <= loss <= 1 and (bandwidth is None or bandwidth > 0)):
             raise UsageError("shape(): times are 0 or more, loss is from 0 to 1, bandwidth is more than 0")
@@ -202,11 +202,14 @@ class Network:
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
+                lacking, needs = (
+                    ("netem", "latency and loss need") if latency or jitter or loss else ("tbf", "bandwidth needs")
+                )
                 raise UnsupportedHost(
-                    "this kernel has no netem, which latency and loss need",
+                    f"this kernel has no {lacking}, which {needs}",
                     syscall="RTM_NEWQDISC",
                     errno=errno.ENOENT,
-                    hint="modprobe sch_netem as root; disconnect(), partition() and bandwidth need none",
+                    hint=f"modprobe sch_{lacking} as root; disconnect() and partition() need none",
                 ) from None
 
     def _member(self, container: Container) -> _Member:
