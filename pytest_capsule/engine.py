@@ -328,7 +328,7 @@ class Engine:
 
     def _prune(self, **what: Any) -> collection.Pruned:
         with self._lock:
-            images = [container.image for container in self._open.values()]
+            images = [container.image for container in list(self._open.values())]
         in_use = {claim_of_layer(layer.id) for image in images for layer in image.layers}
         return collection.prune(self._store, keep_images=self._images.built_in(), in_use=in_use, **what)
 
@@ -429,11 +429,12 @@ class Engine:
         container = self.create(
             spec, folders=folders, no_cache=no_cache, progress=progress, prepared=prepared, volumes=volumes
         )
-        with contextlib.ExitStack() as undo:
-            undo.callback(container.close)
+        try:
             self.begin(container, spec)
-            undo.pop_all()
-        return container
+            return container
+        except BaseException:
+            container.close()
+            raise
 
     def begin(self, container: Container, spec: ContainerSpec) -> None:
         """Start the main process of a container that ``create`` gave, and wait until it is ready."""
@@ -456,8 +457,7 @@ class Engine:
         container = prepared or self.prepare(
             spec, folders=folders, no_cache=no_cache, progress=progress, volumes=volumes
         )
-        with contextlib.ExitStack() as undo:
-            undo.callback(container.close)
+        try:
             container.ready()
             if container.outbound:
                 self._outbound.open(container)
@@ -465,8 +465,10 @@ class Engine:
                 self._outbound.warn()
             for mapping in parse_ports(spec.ports):
                 container.published[mapping.port, mapping.protocol] = self._ports.publish(container, mapping)
-            undo.pop_all()
-        return container
+            return container
+        except BaseException:
+            container.close()
+            raise
 
     def prepare(
         self,
@@ -478,12 +480,18 @@ class Engine:
         volumes: Volumes | None = None,
     ) -> Container:
         """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
-        with self._store.claims.working(), contextlib.ExitStack() as undo:
-            image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
-            command = launch.command_line(image, spec)
-            container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
-            undo.pop_all()
-        return container
+        container: Container | None = None
+        try:
+            with self._store.claims.working(), contextlib.ExitStack() as undo:
+                image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
+                command = launch.command_line(image, spec)
+                container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
+                undo.pop_all()
+            return container
+        except BaseException:  # a Ctrl-C too, which comes at any line
+            if container is not None:
+                container.close()
+            raise
 
     def resolve(
         self,
@@ -572,21 +580,23 @@ class Engine:
             cgroups=self._cgroups,
             neighbour=None if location.on_host else location.neighbour,
         )
-        container.outbound = location.outbound
-        container.on_close(disk.close)
-        undo.callback(container.close)
-        self._note_open(container)
-        if location.outbound:
-            container.ip = outbound.ADDRESS
-        if location.membership is not None and host is not None:
-            container.ip, container.ip6 = host.ipv4, host.ipv6
-            location.membership.network.add(container, host)
-        return container
+        try:
+            container.outbound = location.outbound
+            container.on_close(disk.close)
+            self._note_open(container)
+            if location.outbound:
+                container.ip = outbound.ADDRESS
+            if location.membership is not None and host is not None:
+                container.ip, container.ip6 = host.ipv4, host.ipv6
+                location.membership.network.add(container, host)
+            return container
+        except BaseException:
+            container.close()
+            raise
 
     def _note_open(self, container: Container) -> None:
-        with self._lock:
-            self._open[container.id] = container
         container.on_close(lambda: self._open.pop(container.id, None))
+        self._open[container.id] = container
 
     def attach(self, lent: Lent, descriptors: Sequence[int], ask: Callable[..., Any]) -> Container:
         """A container that the engine of another process has started and lends: see ``BorrowedContainer``."""

@@ -110,25 +110,25 @@ class Container:
         self._cgroups = cgroups
         self._freezer: Freezer | None = None
         self._requests, self._pidfd = self._forked(neighbour)
-        self._furnish(limits)
-
-    def _furnish(self, limits: Limits | None) -> None:
-        """Have init put the container together, and wait for nothing."""
         try:
-            message = self.spec.message()
-            if limits is not None and self._cgroups is not None and limits.asked():
-                self._restraint = self._restrain(limits, self._cgroups)  # while nothing but init runs
-                message |= self._restraint.message()
-            with contextlib.ExitStack() as hubs:
-                descriptors = [self._supervisor.hub_namespace(network.hub) for network in self.spec.networks]
-                for descriptor in descriptors:
-                    hubs.callback(os.close, descriptor)
-                self._furnishing = channel.ask(self._requests, message, descriptors)
+            self._furnish(limits)
         except OSError as error:
             raise self._not_set_up(error) from None
         except BaseException:
             self.close()
             raise
+
+    def _furnish(self, limits: Limits | None) -> None:
+        """Have init put the container together, and wait for nothing."""
+        message = self.spec.message()
+        if limits is not None and self._cgroups is not None and limits.asked():
+            self._restraint = self._restrain(limits, self._cgroups)  # while nothing but init runs
+            message |= self._restraint.message()
+        with contextlib.ExitStack() as hubs:
+            descriptors = [self._supervisor.hub_namespace(network.hub) for network in self.spec.networks]
+            for descriptor in descriptors:
+                hubs.callback(os.close, descriptor)
+            self._furnishing = channel.ask(self._requests, message, descriptors)
 
     def _forked(self, neighbour: Container | None) -> tuple[socket.socket, int]:
         """A blank container, in the network namespace of ``neighbour`` if there is one."""
