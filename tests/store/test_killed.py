@@ -1,0 +1,81 @@
+"""Engines killed at any moment of what they do: the store that they leave opens clean, and all can be done again."""
+
+import io
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from pytest_capsule import Engine
+
+# Dies in the place of a call that changes a name on the disk, the one of that number: between two nothing is to be seen.
+DYING = """\
+import os, sys
+from pytest_capsule import Engine
+
+cache, left = sys.argv[1], int(sys.argv[2])
+
+
+def dying(real):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        return real(*args, **kwargs)
+    return call
+
+
+def do(engine):
+    {work}
+
+
+with Engine(cache) as engine:
+    for name in ("rename", "replace", "unlink", "link", "mkdir", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+    do(engine)
+print("done")
+"""
+WORK = {
+    "commit": (
+        'with engine.run("hello-world", command=[]) as container:\n'
+        '        container.write_text("/file", "text")\n'
+        '        container.commit("kept:1")'
+    ),
+    "import": 'engine.import_rootfs("rootfs.tar", "kept:1")',
+    "save": 'engine.save("base:1", "saved.tar"); engine.tag("base:1", "kept:1")',
+    "id": 'engine.image("base:1").id; engine.image("base:1").digest; engine.tag("base:1", "kept:1")',
+    "remove": 'engine.remove("base:1"); engine.tag("hello-world", "kept:1")',
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_whatever_it_was_doing(tmp_path, work):
+    cache = tmp_path / "cache"
+    with tarfile.open(tmp_path / "rootfs.tar", "w") as rootfs:
+        member = tarfile.TarInfo("file")
+        member.size = 4
+        rootfs.addfile(member, io.BytesIO(b"text"))
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nCOPY rootfs.tar /file\n")
+    script = DYING.format(work=WORK[work])
+    for moment in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
+        with Engine(cache_dir=cache) as engine:
+            engine.prune(all=True)  # so that all is to be done, each time
+            engine.build(tmp_path, tag="base:1")
+        command = [sys.executable, "-c", script, str(cache), str(moment)]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == (0 if ended.stdout else -9), ended.stderr
+        with Engine(cache_dir=cache) as engine:
+            assert engine.verify().problems == (), moment
+            assert len(list((engine._store.root / "tmp").glob("*.lock"))) == 1, "what it was working on is gone"
+            for image in engine.images():
+                with engine.run(image, command=[]) as container:
+                    assert container.listdir("/")
+            if (tmp_path / "saved.tar").exists():
+                assert engine.load(tmp_path / "saved.tar"), "it is whole, or not there"
+        if ended.stdout:
+            break
+    assert ended.stdout == "done\n"
+    with Engine(cache_dir=cache) as engine:
+        assert engine.image("kept:1")
