@@ -9,7 +9,7 @@ import pytest
 
 from pytest_capsule import Engine
 
-# Dies in the place of a call that changes a name on the disk, the one of that number: between two nothing is to be seen.
+# Dies in the place of the call, of that number, that changes a name on the disk: between two nothing is to be seen.
 DYING = """\
 import os, sys
 from pytest_capsule import Engine
