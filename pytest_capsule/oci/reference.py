@@ -5,6 +5,7 @@ The grammar and the normalisation are those of distribution/reference, which Doc
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,7 @@ class Reference:
     digest: Digest | None = None
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)  # a suite names few images, and each in many tests
     def parse(cls, text: str) -> Reference:
         """Read ``name[:tag][@digest]``; with neither tag nor digest the tag is ``latest``.
 

@@ -29,7 +29,7 @@ import os
 import re
 import secrets
 import urllib.parse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -42,6 +42,7 @@ from pytest_capsule.store import trees
 from pytest_capsule.store.claims import Claims
 from pytest_capsule.store.content import Content
 from pytest_capsule.store.image import Image, Layer, Packed, Packer, identify
+from pytest_capsule.store.kept import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,9 @@ class Store:
         self.root = root
         self._call = call
         self.closed = False
+        self._layers = Kept(self._read_layer)
+        self._records = Kept(self._read_record)
+        self._tags = Kept(self._read_tags)
         self.packer: Packer = _NoPacker()
         """How digests of the images that it hands out are found out; set by ``store.packing``."""
         try:
@@ -212,17 +216,25 @@ class Store:
         if use:
             self._use(name)
         folder = self._layer_path(name)
-        record = self._read(folder / "layer.json", "size")
-        if record is None:
-            raise StoreError(f"layer {name} is missing from the store", path=str(folder), hint="build it anew")
-        return Layer(name, str(folder / "fs"), record["size"], record.get("origin", ""), record.get("stamp", ""))
+        try:
+            return self._layers.of(folder / "layer.json")
+        except FileNotFoundError:
+            message = f"layer {name} is missing from the store"
+            raise StoreError(message, path=str(folder), hint="build it anew") from None
 
-    def _use(self, *names: str) -> None:
+    def _read_layer(self, path: Path) -> Layer:
+        record = _parsed(path, path.read_bytes(), "size")
+        folder = path.parent
+        return Layer(folder.name, str(folder / "fs"), record["size"], record.get("origin", ""), record.get("stamp", ""))
+
+    def _use(self, *names: str) -> bool:
+        """Have them stay for as long as this engine; whether any did not before."""
         fresh = self.claims.take(map(claim_of_layer, names))
         for name in names:
             if claim_of_layer(name) in fresh:
                 with contextlib.suppress(FileNotFoundError):  # when it was used last
                     os.utime(self._layer_path(name) / "layer.json")
+        return bool(fresh)
 
     def _layer_path(self, name: str) -> Path:
         return self.root / "layers" / name
@@ -269,8 +281,8 @@ class Store:
     def known_id(self, image: Image) -> str:
         """The digest of the image's config, if somebody has asked for it before; else ""."""
         with contextlib.suppress(ImageNotFound):
-            image_id, record = self._record(image.key)
-            return image_id if record.get("digested") else ""
+            record = self._record(image.key)
+            return record.id if record.digested else ""
         return ""
 
     def holds(self, image: Image) -> bool:
@@ -287,45 +299,55 @@ class Store:
 
     def made(self, image: Image) -> int:
         """When its record was written, in nanoseconds since 1970."""
-        return self._image_path(self._record(image.key)[0]).stat().st_mtime_ns
+        return self._image_path(self._record(image.key).id).stat().st_mtime_ns
 
     def manifest_of(self, image: Image) -> Digest | None:
         """The digest of its manifest, if it has one in ``content``."""
-        record = self._record(image.key)[1]
-        return Digest.parse(record["manifest"]) if "manifest" in record else None
+        manifest = self._record(image.key).manifest
+        return Digest.parse(manifest) if manifest else None
 
     def get(self, image_id: str, *, use: bool = True) -> Image:
         """The image with that full id. With ``use``, its layers stay for as long as this engine."""
-        image_id, record = self._record(image_id)
-        path = self._image_path(image_id)
+        record = self._record(image_id)
+        if use and self._use(*(name for name in record.layers if not name.startswith("/"))):
+            record = self._record(image_id)  # somebody may have removed it before its layers were in use
+        return Image(
+            record.id,
+            record.config,
+            tuple(self.layer(name, use=use) for name in record.layers),
+            self.packer,
+            record.host_directories,
+            self._tags_of(record.id),
+            digested=record.digested,
+        )
+
+    def _record(self, image_id: str) -> _Record:
+        """An image's record, with the id that it goes by now."""
+        try:
+            record = self._records.of(self._image_path(image_id))
+        except FileNotFoundError:
+            raise ImageNotFound(f"no image {image_id} in the store", reference=image_id) from None
+        return self._record(record) if isinstance(record, str) else record
+
+    def _read_record(self, path: Path) -> _Record | str:
+        """What is written in ``images``; of a former id, the one that the image has now."""
+        record = _parsed(path, path.read_bytes())
+        if record.keys() == {"id"}:
+            return str(record["id"])
+        if not record.keys() >= {"config", "layers", "host_directories"}:
+            raise _damaged(path, "it lacks config, layers or host_directories")
         try:
             config = ImageConfig.from_json(json.dumps(record["config"]).encode())
         except MalformedImage as error:
             raise _damaged(path, error.message) from None
-        if use:
-            self._use(*(name for name in record["layers"] if not name.startswith("/")))
-            image_id, record = self._record(image_id)  # somebody may have removed it before its layers were in use
-        return Image(
-            image_id,
+        return _Record(
+            f"sha256:{path.stem}",
             config,
-            tuple(self.layer(name, use=use) for name in record["layers"]),
-            self.packer,
+            tuple(record["layers"]),
             tuple(record["host_directories"]),
-            self._tags_of(image_id),
-            digested=record.get("digested", False),
+            record.get("manifest", ""),
+            record.get("digested", False),
         )
-
-    def _record(self, image_id: str) -> tuple[str, dict[str, Any]]:
-        """An image's record, and the id that it goes by now."""
-        path = self._image_path(image_id)
-        record = self._read(path)
-        if record is None:
-            raise ImageNotFound(f"no image {image_id} in the store", reference=image_id)
-        if record.keys() == {"id"}:
-            return self._record(record["id"])
-        if not record.keys() >= {"config", "layers", "host_directories"}:
-            raise _damaged(path, "it lacks config, layers or host_directories")
-        return image_id, record
 
     def find(self, text: str) -> Image | None:
         """The image that a reference, an id or the beginning of an id names; ``UsageError`` where several begin so."""
@@ -371,7 +393,7 @@ class Store:
     def tag(self, image: Image, reference: str) -> Image:
         """Let ``reference`` name ``image``."""
         path = self._reference_path(Reference.parse(reference))
-        self._replace(path, self._record(image.key)[0].encode())
+        self._replace(path, self._record(image.key).id.encode())
         return self.get(image.key)
 
     def untag(self, reference: str) -> bool:
@@ -383,7 +405,7 @@ class Store:
 
     def remove(self, image: Image) -> None:
         """Forget an image and its references; its layers and blobs stay for other images and the cache."""
-        image_id = self._record(image.key)[0]
+        image_id = self._record(image.key).id
         for tag in self._tags_of(image_id):
             self.untag(tag)
         for former in self._former_ids(image_id):
@@ -411,12 +433,15 @@ class Store:
         return found
 
     def _tags_of(self, image_id: str) -> tuple[str, ...]:
-        found = []
-        for path in (self.root / "references").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if path.read_text() == image_id:
-                    found.append(Reference.parse(urllib.parse.unquote(path.name)).familiar)
-        return tuple(sorted(found))
+        return self._tags.of(self.root / "references").get(image_id, ())
+
+    def _read_tags(self, folder: Path) -> dict[str, tuple[str, ...]]:
+        """All references, by the id that they name."""
+        found: dict[str, list[str]] = {}
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError, InvalidReference):  # gone meanwhile, or none of ours
+                found.setdefault(path.read_text(), []).append(Reference.parse(urllib.parse.unquote(path.name)).familiar)
+        return {image_id: tuple(sorted(tags)) for image_id, tags in found.items()}
 
     def _reference_path(self, reference: Reference) -> Path:
         return self.root / "references" / urllib.parse.quote(str(reference.exact), safe="")
@@ -471,14 +496,9 @@ class Store:
 
     def _read(self, path: Path, *fields: str) -> dict[str, Any] | None:
         try:
-            value = json.loads(path.read_bytes())
+            return _parsed(path, path.read_bytes(), *fields)
         except FileNotFoundError:
             return None
-        except ValueError:
-            raise _damaged(path, "it is not JSON") from None
-        if not isinstance(value, dict) or not value.keys() >= set(fields):
-            raise _damaged(path, f"it lacks {', '.join(fields) or 'its fields'}")
-        return value
 
     def _write(self, path: Path, value: dict[str, Any]) -> None:
         self._replace(path, json.dumps(value, separators=(",", ":")).encode())
@@ -490,6 +510,18 @@ class Store:
             os.rename(new, path)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the store has written down of an image; ``manifest`` is a digest, or "" where there is none."""
+
+    id: str
+    config: ImageConfig
+    layers: tuple[str, ...]
+    host_directories: tuple[str, ...]
+    manifest: str
+    digested: bool
 
 
 class _NoPacker:
@@ -509,6 +541,16 @@ def claim_of_layer(name: str) -> str:
 
 def _digests_of(image_id: str) -> str:
     return f"digests-{image_id.removeprefix('sha256:')}"
+
+
+def _parsed(path: Path, data: bytes, *fields: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise _damaged(path, "it is not JSON") from None
+    if not isinstance(value, dict) or not value.keys() >= set(fields):
+        raise _damaged(path, f"it lacks {', '.join(fields) or 'its fields'}")
+    return value
 
 
 def _damaged(path: Path, reason: str) -> StoreError:
