@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +90,22 @@ class ContainerSpec:
             raise UsageError(f"container takes one positional argument, the image, and not {len(positional)}")
         if positional and "image" in keywords:
             raise UsageError("container got two images: one by position, one as image=")
-        _check_names(keywords, [one.name for one in fields(cls)])
+        _check(keywords)
         spec = cls(*positional, **keywords)
         if (spec.image is None) == (spec.build is None):
             what = "neither an image nor build=" if spec.image is None else "both an image and build="
             raise UsageError(f"container got {what}: it takes one of them")
         if spec.build is None and (spec.target is not None or spec.build_args):
             raise UsageError("target= and build_args= go with build=")
-        _check_types(spec)
         return spec
 
     def with_changes(self, **changes: Any) -> ContainerSpec:
         """The same spec but for ``changes``: what an overridden ``container_spec`` fixture returns."""
-        _check_names(changes, [one.name for one in fields(self)])
-        changed = replace(self, **changes)
-        _check_types(changed)
-        return changed
+        _check(changes)
+        return replace(self, **changes)
 
 
-def _check_names(keywords: Iterable[str], known: Sequence[str]) -> None:
-    for keyword in keywords:
-        if keyword not in known:
-            near = difflib.get_close_matches(keyword, known, n=1)
-            hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
-            raise UsageError(f"container has no keyword {keyword}=", hint=hint)
-
-
+_KEYWORDS = tuple(one.name for one in fields(ContainerSpec))
 _TEXTS = (str,)
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "name": (_TEXTS, "a text"),
@@ -143,14 +133,18 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _check_types(spec: ContainerSpec) -> None:
-    for name, (kinds, wanted) in _KINDS.items():
-        value = getattr(spec, name)
+def _check(given: Mapping[str, Any]) -> None:
+    """``UsageError`` for a keyword that there is not, or a value that it does not take."""
+    for keyword, value in given.items():
+        if keyword not in _KEYWORDS:
+            near = difflib.get_close_matches(keyword, _KEYWORDS, n=1)
+            hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(_KEYWORDS)}"
+            raise UsageError(f"container has no keyword {keyword}=", hint=hint)
+        kinds, wanted = _KINDS.get(keyword, ((object,), ""))
         if value is not None and not isinstance(value, kinds):
-            raise UsageError(f"{name}={value!r}: it takes {wanted}")
-    if isinstance(spec.command, (list, tuple)) and not all(
-        isinstance(word, (str, os.PathLike)) for word in spec.command
-    ):
-        raise UsageError(f"command={spec.command!r}: every word is a text")
-    if spec.wait is not None and not isinstance(spec.wait, Callable) and not hasattr(spec.wait, "check"):  # type: ignore[arg-type]
-        raise UsageError(f"wait={spec.wait!r}: it takes a strategy of pytest_capsule.wait, or a callable")
+            raise UsageError(f"{keyword}={value!r}: it takes {wanted}")
+    command, wait = given.get("command"), given.get("wait")
+    if isinstance(command, (list, tuple)) and not all(isinstance(word, (str, os.PathLike)) for word in command):
+        raise UsageError(f"command={command!r}: every word is a text")
+    if wait is not None and not isinstance(wait, Callable) and not hasattr(wait, "check"):  # type: ignore[arg-type]
+        raise UsageError(f"wait={wait!r}: it takes a strategy of pytest_capsule.wait, or a callable")
