@@ -22,6 +22,7 @@ from pytest_capsule.store.image import Image, Layer, now
 from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.store import Store
 
+_PIPE = "-"
 OCI = "oci:"
 DOCKER = "docker-archive:"
 DOCKER_FORMAT, FOLDER_FORMAT = "docker-archive", "oci-dir"
@@ -83,7 +84,7 @@ class Archives:
     def import_rootfs(self, source: Source, *, changes: Sequence[str] = (), message: str = "") -> Image:
         """A root filesystem as an image of one layer: a folder, or a tar, which may be compressed."""
         run = changed(RunConfig(), changes)
-        shown = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "-"
+        shown = os.fspath(source) if isinstance(source, (str, os.PathLike)) else _PIPE
         layer = self._import_layer(source, shown)
         platform = Platform.here()
         entry = History(created=now(), comment=message or f"Imported from {shown}")
@@ -110,7 +111,8 @@ class Archives:
                         shutil.copyfileobj(file, target, 1 << 20)
                     found = self._call(layers.__name__, "unpack_layer", str(blob), str(tree), {})
             if "broken" in found:
-                raise MalformedImage(found["broken"], document=shown, hint="import takes the tar of a root filesystem")
+                named = "stdin" if shown == _PIPE else shown
+                raise MalformedImage(found["broken"], document=named, hint="import takes the tar of a root filesystem")
             return self._store.adopt(tree)
 
 

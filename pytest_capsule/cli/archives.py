@@ -79,7 +79,9 @@ def save(call: Invocation) -> int:
     """Save; what is this machine's own and not in the archive is said."""
     options = call.options
     target: Source = options.output
-    if options.output == _PIPE and options.format != FOLDER_FORMAT:
+    if options.output == _PIPE:
+        if options.format == FOLDER_FORMAT:
+            raise UsageError(f"--format {FOLDER_FORMAT} writes a folder", hint="name it with -o FOLDER")
         if sys.stdout.isatty():
             raise UsageError(
                 "an archive is nothing for a terminal", hint="write it to a file with -o FILE, or to a pipe"
