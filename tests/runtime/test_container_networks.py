@@ -326,7 +326,7 @@ sys.stdin.read()
 """
 
 
-def test_a_container_that_connects_to_the_host_without_end_waits(engine, eventually):
+def test_a_container_that_connects_to_the_host_without_end_waits(engine, eventually, identity):
     """As at any listener whose queue is full: who carries the connections has only so many threads and descriptors."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as server, engine.run("capsule/host", command=[]) as one:
         before = {child.pid for child in psutil.Process(engine._supervisor.pid).children()}
@@ -340,7 +340,8 @@ def test_a_container_that_connects_to_the_host_without_end_waits(engine, eventua
             ]
             assert eventually(lambda: gateway.num_threads() > CONNECTIONS)
             assert gateway.num_threads() <= 2 * CONNECTIONS + 1
-            assert gateway.num_fds() <= 2 * CONNECTIONS + 20
+            if identity == "root":  # nobody else may look: it is not dumpable
+                assert gateway.num_fds() <= 2 * CONNECTIONS + 20
             hostile.stdin.close()
             hostile.wait(20)
             for _ in range(CONNECTIONS):  # as a server does with those who hang up
