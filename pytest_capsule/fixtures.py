@@ -80,7 +80,7 @@ def containers(
     folders = _folders(item)
     running: dict[str, Container] = {}
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(_capsule_session.engine.network()) if len(specs) > 1 else None
+        network = stack.enter_context(_capsule_session.network(specs[0])) if len(specs) > 1 else None
         volumes = stack.enter_context(_capsule_session.engine.volume_scope())
         for spec, where in zip(specs, places, strict=True):
             with explaining(where, item.config):
@@ -123,9 +123,8 @@ def prepare(session: CapsuleSession, item: pytest.Item) -> None:
     if overridden or item.config.hook.pytest_capsule_spec.get_hookimpls():
         return
     with contextlib.suppress(CapsuleError):  # the test itself will say so
-        marked = read_marks(item)
-        if len(marked) == 1:
-            session.prepare(marked[0].spec, _folders(item))
+        if marked := read_marks(item):
+            session.prepare(marked[0].spec, _folders(item), of_several=len(marked) > 1)
 
 
 def _marks(item: pytest.Item) -> list[Marked]:

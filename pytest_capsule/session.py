@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_capsule.build.events import BuildEvent
     from pytest_capsule.loans import Borrower
+    from pytest_capsule.networks import Network
     from pytest_capsule.runtime.container import Container
     from pytest_capsule.volumes import Volumes
 
@@ -69,6 +70,25 @@ class News:
     images: list[Made] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Ahead:
+    """What was made before its test's turn: a container, and the network of its test if that has several.
+
+    ``asked`` is what the marker says, ``wanted`` what it came to.
+    """
+
+    asked: ContainerSpec
+    wanted: ContainerSpec
+    container: Container
+    network: Network | None
+
+    def drop(self) -> None:
+        """Nothing of it is needed."""
+        self.container.close()
+        if self.network is not None:
+            self.network.close()
+
+
 class CapsuleSession:
     """Starts the containers of markers and factories."""
 
@@ -91,7 +111,7 @@ class CapsuleSession:
         self._locks: dict[object, threading.Lock] = {}
         self._images: dict[object, Image | BuildError] = {}
         self._renewed: set[object] = set()
-        self._ahead: tuple[ContainerSpec, Container] | None = None
+        self._ahead: Ahead | None = None
         self._ending: list[Container] = []
         self._stranded: list[Container] = []
         self._starts: dict[str, Start] = {}
@@ -172,10 +192,10 @@ class CapsuleSession:
         """Start a container: the one that was prepared, if this is what it was prepared for."""
         wanted = self._of_image(spec, folders)
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] != wanted:
-            ahead[1].close()
+        if ahead is not None and ahead.wanted != wanted:
+            ahead.drop()
             ahead = None
-        prepared = None if ahead is None else ahead[1]
+        prepared = None if ahead is None else ahead.container
         began = time.monotonic()
         container = self.engine.create(wanted, folders=folders, prepared=prepared, volumes=volumes)
         with self._starting(container, spec, folders, began):
@@ -244,16 +264,29 @@ class CapsuleSession:
         news, self._news = self._news, News()
         return news
 
-    def prepare(self, spec: ContainerSpec, folders: Sequence[Path]) -> None:
-        """Begin with the container of the next test, if nothing that the current one does can change it.
+    def network(self, first: ContainerSpec) -> Network:
+        """A network for the containers of a test: the one that was made with the first of them, or a new one."""
+        ahead = self._ahead
+        if ahead is None or ahead.network is None or ahead.asked != first:
+            return self.engine.network()
+        network, ahead.network = ahead.network, None
+        return network
 
-        What is wrong with it is left for the test itself to say.
+    def prepare(self, spec: ContainerSpec, folders: Sequence[Path], *, of_several: bool) -> None:
+        """Begin with the first container of the next test, if nothing that the current one does can change it.
+
+        Of several it is made alone, with their network: from inside it the others are not there before their turn. What
+        is wrong with it is left for the test itself to say.
         """
         known = spec.build is None or image_key(spec, folders) in self._images
         if self._ahead is None and known and _is_alone(spec):
-            with contextlib.suppress(CapsuleError):
-                wanted = self._of_image(spec, folders)
-                self._ahead = wanted, self.engine.prepare(wanted, folders=folders)
+            with contextlib.suppress(CapsuleError), contextlib.ExitStack() as undo:
+                wanted, network = self._of_image(spec, folders), None
+                if of_several and spec.network is None:
+                    network = undo.enter_context(self.engine.network())
+                    wanted = wanted.with_changes(network=network)
+                self._ahead = Ahead(spec, wanted, self.engine.prepare(wanted, folders=folders), network)
+                undo.pop_all()
 
     def end(self, container: Container, spec: ContainerSpec) -> None:
         """End a test's container; what shares nothing with the next test is waited for when that runs."""
@@ -322,5 +355,5 @@ def _waited_for(spec: ContainerSpec) -> str | None:
 
 
 def _is_alone(spec: ContainerSpec) -> bool:
-    """Whether a container shares neither files nor a network nor limits with anything outside."""
-    return not spec.volumes and spec.network in (None, "none") and spec.memory is spec.cpus is spec.pids is None
+    """Whether a container shares neither files nor a network with anything outside."""
+    return not spec.volumes and spec.network in (None, "none")

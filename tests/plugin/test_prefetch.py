@@ -43,6 +43,89 @@ def test_the_next_container_is_there_already(two_tests):
     two_tests().assert_outcomes(passed=2)
 
 
+def test_limits_are_those_of_a_container_that_was_made_ahead(two_tests):
+    two_tests("@pytest.mark.container('capsule/host', command=[], memory='64m', pids=30)").assert_outcomes(passed=2)
+
+
+def test_of_several_the_network_and_the_first_are_there_already(suite):
+    result = suite(
+        """
+        import pytest
+
+        pytestmark = [
+            pytest.mark.container("capsule/host", command=[], name="one"),
+            pytest.mark.container("capsule/host", command=[], name="two"),
+        ]
+
+        @pytest.mark.parametrize("turn", range(3))
+        def test_it(containers, capsule, pytestconfig, turn):
+            one, two = containers.values()
+            if turn:
+                assert one.id in pytestconfig.seen
+                assert two.id not in pytestconfig.seen
+            assert one.exec("getent ahostsv4 two", check=True).stdout.split()[0] == two.ip
+            assert two.exec("getent ahostsv4 one", check=True).stdout.split()[0] == one.ip
+            assert len(capsule._networks) == min(turn + 2, 3), "one a test, and one for the next"
+            pytestconfig.seen = set(capsule._open)
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_of_several_that_come_to_something_else_the_first_is_made_anew_in_their_network(suite):
+    suite(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session", autouse=True)
+        def app(capsule):
+            capsule.tag("capsule/host", "app")
+
+        @pytest.mark.container("app", command=[])
+        def test_first(container, capsule):
+            assert len(capsule._networks) == 1
+            container.write_text("/srv/new", "")
+            capsule.tag(container.commit(), "app")
+
+        @pytest.mark.container("app", command=[], name="one")
+        @pytest.mark.container("capsule/host", command=[], name="two")
+        def test_second(containers, capsule):
+            one, two = containers["one"], containers["two"]
+            assert one.listdir("/srv") == ["new"]
+            assert two.exec("getent ahostsv4 one", check=True).stdout.split()[0] == one.ip
+            assert one.exec("getent ahostsv4 two", check=True).stdout.split()[0] == two.ip
+            assert len(capsule._networks) == 1
+            assert set(capsule._open) == {one.id, two.id}
+        """
+    ).assert_outcomes(passed=2)
+
+
+def test_the_network_made_for_a_test_that_is_skipped_is_dropped(suite):
+    suite(
+        """
+        import pytest
+
+        @pytest.mark.container("capsule/host", command=[])
+        def test_first(container):
+            pass
+
+        @pytest.fixture
+        def unwilling():
+            pytest.skip("not today")
+
+        @pytest.mark.container("capsule/host", command=[], name="one")
+        @pytest.mark.container("capsule/host", command=[], name="two")
+        def test_second(unwilling, containers):
+            pass
+
+        @pytest.mark.container("capsule/host", command=[])
+        def test_third(container, capsule):
+            assert [network._closed for network in capsule._networks] == [True]
+            assert set(capsule._open) == {container.id}
+        """
+    ).assert_outcomes(passed=2, skipped=1)
+
+
 def test_a_main_process_is_not_started_ahead(suite):
     suite(
         """
