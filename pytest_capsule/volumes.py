@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pytest_capsule.spec import ContainerSpec
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_MODES = ("rw", "ro", "nocopy", "consistent", "cached", "delegated")  # the last three mean nothing on Linux: Docker
+# The last mean nothing here: labels of SELinux, which confines none of our containers, and words for Docker on a Mac.
+_MODES = ("rw", "ro", "nocopy", "z", "Z", "consistent", "cached", "delegated")
 _TMPFS_WORDS = ("rw", "ro", "exec", "noexec", "nosuid", "nodev")
 _TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes")
 _EXAMPLE = 'for example "./data:/data:ro", "name:/data" or "/data"'

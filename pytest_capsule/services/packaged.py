@@ -80,6 +80,7 @@ default_user = $RABBITMQ_DEFAULT_USER
 default_pass = $RABBITMQ_DEFAULT_PASS
 default_vhost = $RABBITMQ_DEFAULT_VHOST
 listeners.tcp.default = 5672
+loopback_users = none
 END
 exec /usr/lib/rabbitmq/bin/rabbitmq-server "$@"
 """

@@ -25,7 +25,7 @@ def image_with_data(engine, tmp_path):
 def test_a_named_volume_is_shared_and_outlives_its_containers(engine):
     with engine.run("capsule/host", command=[], volumes=["shared:/one"]) as one:
         one.write_text("/one/file", "from one")
-        with engine.run("capsule/host", command=[], volumes=["shared:/two:ro"]) as two:
+        with engine.run("capsule/host", command=[], volumes=["shared:/two:ro,z"]) as two:
             assert two.read_text("/two/file") == "from one"
             assert "Read-only" in two.exec("touch /two/more").stderr
     with engine.run("capsule/host", command=[], volumes=["shared:/three"]) as three:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import clients
 import pytest
 
@@ -44,6 +46,16 @@ def test_from_this_machine(engine, installed, identity, name):
         pytest.skip("PostgreSQL refuses to run as root, and with a single id there is nobody else")
     with define(from_host=True).start(engine) as running:
         assert ask(running) == "kept"
+
+
+@pytest.mark.identities("root")
+def test_rabbitmq_lets_guest_in_from_another_container(engine, debian_with):
+    """Its packages let that user in from the same machine only, the official image from anywhere."""
+    log_in = "import pika, sys; pika.BlockingConnection(pika.URLParameters(sys.argv[1])).close()"
+    with engine.network() as network:
+        service = services.rabbitmq(packaged=debian_with("rabbitmq-server")).with_keywords(name="mq", network=network)
+        with service.start(engine) as running, engine.run("capsule/host", network=network, command=[]) as app:
+            app.exec([sys.executable, "-c", log_in, running.inside_url], check=True)
 
 
 def test_from_another_container(engine, installed):
