@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-import signal
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule.errors import CapsuleError
@@ -34,7 +33,7 @@ def brief(container: Container, start: Start | None) -> Facts:
         "image": _image(container, start),
         "status": container.status,
         "exit_code": container.exit_code,
-        "signal": _signal(container),
+        "signal": container.killed_by,
         "killed_for": container.killed_for,
         "start_seconds": round(start.seconds, 4) if start is not None else None,
         "waited_for": start.waited_for if start is not None else None,
@@ -137,15 +136,6 @@ def _headline(facts: Facts) -> str:
     elif facts["log_lines"] > len(facts["log"]):
         parts.append(f"the last {len(facts['log'])} of {facts['log_lines']} lines")
     return ", ".join(parts)
-
-
-def _signal(container: Container) -> str | None:
-    returncode = None if container.main is None else container.main.poll()
-    if returncode is None or returncode >= 0:
-        return None
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-returncode).name
-    return f"signal {-returncode}"
 
 
 def _health(container: Container) -> str | None:

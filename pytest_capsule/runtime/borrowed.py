@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_capsule.runtime.limits import Limits
     from pytest_capsule.runtime.logs import LogPump
+    from pytest_capsule.runtime.process import Process
     from pytest_capsule.runtime.spec import RuntimeSpec
     from pytest_capsule.runtime.supervisor import Supervisor
 
@@ -129,7 +130,16 @@ class BorrowedContainer(Container):
     pid = _known("pid")
     limits = _known("limits")
     oom_killed = _known("oom_killed")
+    killed_by = _known("killed_by")
     killed_for = _known("killed_for")
+
+    @property
+    def main(self) -> Process | None:
+        """Refused: the main process is a child of its owner, who carries out what is asked of the container."""
+        raise UsageError(
+            f"the main process of container {self.name}, which all workers share, is not this worker's",
+            hint="use wait, kill, stop, restart, logs, exit_code, killed_by and pid of the container",
+        )
 
     @property
     def status(self) -> str:

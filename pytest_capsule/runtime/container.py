@@ -298,6 +298,16 @@ class Container:
         return None if self._main is None else self._main.exit_code
 
     @property
+    def killed_by(self) -> str | None:
+        """The name of the signal that ended the main process (``SIGKILL``); else ``None``."""
+        returncode = None if self._main is None else self._main.poll()
+        if returncode is None or returncode >= 0:
+            return None
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-returncode).name
+        return f"signal {-returncode}"  # a real-time one
+
+    @property
     def status(self) -> str:
         """``running``, ``paused``, ``exited`` (the main process has, or init was killed), ``removed`` (closed)."""
         if self._ended:

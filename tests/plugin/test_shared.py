@@ -59,7 +59,7 @@ def test_it_is_used_as_one_of_the_workers_own(suite, pytester):
         from pytest_capsule import UsageError, wait
 
         def test_it(db, capsule, tmp_path):
-            assert (db.status, db.exit_code, db.killed_for, db.health()) == ("running", None, None, None)
+            assert (db.status, db.exit_code, db.killed_by, db.killed_for, db.health()) == ("running", *[None] * 4)
             assert db.stats()["pids"] >= 2
             lines = db.logs(follow=True)
             assert next(lines) == "up\\n"
@@ -101,13 +101,31 @@ def test_it_is_used_as_one_of_the_workers_own(suite, pytester):
 
             assert asyncio.run(awaited()) == "up\\n"
             db.kill()
-            assert (db.wait(20), db.exit_code, db.status) == (137, 137, "exited")
+            assert (db.wait(20), db.exit_code, db.killed_by, db.status) == (137, 137, "SIGKILL", "exited")
+            with pytest.raises(UsageError, match="the main process of container db"):
+                db.main
             assert list(lines) == []
             db.close()
             assert db.status == "removed"
         """,
         "-n1",
     ).assert_outcomes(passed=1)
+
+
+def test_a_failing_test_of_a_worker_shows_how_it_ended(suite, pytester):
+    pytester.makeconftest(CONFTEST)
+
+    result = suite(
+        """
+        def test_it(db):
+            db.kill("TERM")
+            assert db.wait(20) == 0
+        """,
+        "-n1",
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["image capsule/host, killed by SIGTERM (exit code 143)*", "up"])
 
 
 def test_each_worker_is_told_why_it_does_not_start(suite, pytester):

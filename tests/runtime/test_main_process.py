@@ -98,6 +98,17 @@ def test_stop_kills_who_does_not_listen(engine, eventually):
         eventually(lambda: len(container.top()) == 1)
 
 
+@pytest.mark.parametrize(
+    ("command", "killed_by"), [("exit 137", None), ("kill -HUP $$", "SIGHUP"), ("kill -40 $$", "signal 40")]
+)
+def test_the_signal_that_ended_it_is_known(engine, command, killed_by):
+    with engine.run("capsule/host", command=f"until [ -e /go ]; do sleep 0.01; done; {command}") as container:
+        assert container.killed_by is None
+        container.write_text("/go", "")
+        container.wait(60)
+        assert container.killed_by == killed_by
+
+
 def test_kill_takes_a_name_or_a_number(engine, eventually):
     for number in ("SIGTERM", "term", signal.SIGTERM, 15, "15"):
         with engine.run("capsule/host", command=["sleep", "1000"]) as container:
