@@ -6,6 +6,7 @@ code reports; each of these tests fails when the defence that it is about is tak
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
 import sys
@@ -208,6 +209,22 @@ def test_cve_2025_52565_a_terminal_that_was_swapped_for_a_link(host, user):
     assert os.read(process.terminal, 100).strip() == b"/dev/pts/0"
 
 
+def test_cve_2025_52565_a_command_s_side_of_a_terminal_that_was_swapped_for_a_file(engine, user):
+    """The other half: /dev/pts/N is what somebody who may mount shows there, and what is typed would go to that."""
+    with engine.run("capsule/host", command=[], privileged=True) as container:
+        script = """
+            mkdir -p /fake/pts && touch /fake/ptmx && mount --bind /dev/pts /fake/pts
+            for number in 0 1 2 3 4 5 6 7; do echo untouched > /fake/$number; chmod 666 /fake/$number; done
+            mount --bind /dev/pts/ptmx /fake/ptmx && mount --rbind /fake /dev/pts
+            ls /dev/pts && cat /dev/pts/0"""
+        assert container.exec(script, check=True).stdout.split() == [*"01234567", "ptmx", "pts", "untouched"]
+        done = container.exec(
+            "test -t 0 && test -t 1 && read word && echo got $word", stdin="typed\n", tty=True, user=user
+        )
+        assert (done.exit_code, done.stdout.split()) == (0, ["typed", "got", "typed"])
+        assert set(container.exec("cat /fake/[0-7]").stdout.split()) == {"untouched"}
+
+
 def test_cve_2025_52881_what_is_written_to_proc_is_not_led_elsewhere(engine, tmp_path):
     """Writes to /proc/self/... went where a container had led them: into a file of its own, or to /proc/sysrq-trigger.
 
@@ -406,15 +423,19 @@ def _mapped(container):
         return {tuple(line.split(maxsplit=5)[3:]) for line in maps if "/" in line}
 
 
-@pytest.mark.identities("single", "range")
-def test_cve_2014_8989_nobody_gets_rid_of_a_group(host, identity):
+@pytest.mark.identities("range")
+def test_cve_2014_8989_who_has_a_range_has_no_more_than_root_gave(host):
+    """With one, root lets a user leave groups, by newgidmap(1): but become only those of the range."""
+    rows = [line.split() for line in host.exec(["cat", "/proc/self/gid_map"]).stdout.splitlines()]
+    lines = [line.strip().split(":") for line in Path("/etc/subgid").read_text().splitlines()]
+    (given,) = [line[1:] for line in lines if line[0] in (getpass.getuser(), str(os.getuid()))]
+    assert rows == [["0", str(os.getgid()), "1"], ["1", *given]]
+    beyond = f"import os; os.setgroups([{int(given[1]) + 1}])"
+    assert "Invalid argument" in host.exec(["python3", "-c", beyond]).stderr
+
+
+@pytest.mark.identities("single")
+def test_cve_2014_8989_nobody_gets_rid_of_a_group(host):
     """A file that a group may not read could be read by who left the group in a user namespace."""
-    leave = "import os; os.setgroups([])"
-    if identity == "single":
-        assert host.exec(["cat", "/proc/self/setgroups"]).stdout == "deny\n"
-        assert "PermissionError" in host.exec(["python3", "-c", leave]).stderr
-    else:  # who has a range was let by the host's root; the groups of this user are not in it
-        rows = [line.split() for line in host.exec(["cat", "/proc/self/gid_map"]).stdout.splitlines()]
-        mapped = [range(int(first), int(first) + int(count)) for _, first, count in rows]
-        assert mapped[0] == range(os.getgid(), os.getgid() + 1)
-        assert not [group for group in os.getgroups() for ids in mapped[1:] if group in ids]
+    assert host.exec(["cat", "/proc/self/setgroups"]).stdout == "deny\n"
+    assert "PermissionError" in host.exec(["python3", "-c", "import os; os.setgroups([])"]).stderr

@@ -13,7 +13,7 @@ from pytest_capsule import wait
 from pytest_capsule.runtime import container as container_module
 
 FILES = {engine_module.__file__, container_module.__file__}
-READY = 3  # blank containers, and the one that was ordered for the next test
+READY = 4  # blank containers, those that were ordered for the next test and the next RUN
 
 
 class Interruption:
