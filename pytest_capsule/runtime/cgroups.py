@@ -297,7 +297,7 @@ class Cgroup:
         return self._number("cpus", "cpuacct.usage") / 1e9  # there where cpuacct shares the hierarchy of cpu
 
     def _pids(self) -> float:
-        return self._number("pids", "pids.current")
+        return max(0, self._number("pids", "pids.current") - 1)  # init is ours, not the container's
 
     def _number(self, name: str, file: str) -> int:
         return int((self.groups[name].directory / file).read_text())

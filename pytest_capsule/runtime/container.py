@@ -853,7 +853,8 @@ class Container:
         """``memory`` in bytes, ``cpu`` in seconds, ``pids``, and ``memory_limit`` where there is one.
 
         What a control group accounts for is read there (its memory is also that of files in memory, its ``pids`` counts
-        threads); the rest is what the processes hold alone and have used since their start.
+        threads); the rest is what the processes hold alone and have used since their start. As in Docker, our own
+        init is none of ``pids``.
         """
         accounted = {} if self._restraint is None else self._restraint.usage()
         if {"memory", "cpu", "pids"} <= accounted.keys():

@@ -39,9 +39,10 @@ class ProcessTable:
         return _each(self.processes, _row)
 
     def usage(self) -> dict[str, float]:
-        """``memory`` in bytes that they hold alone, ``cpu`` in seconds since their start, ``pids``: how many."""
+        """``memory`` in bytes that they hold alone, ``cpu`` in seconds since their start, ``pids``, all but init."""
         found = _each(self.processes, lambda process: (_own_memory(process), _seconds(process)))
-        return {"memory": sum(memory for memory, _ in found), "cpu": sum(cpu for _, cpu in found), "pids": len(found)}
+        memory, cpu = (sum(figures) for figures in zip(*found, strict=True)) if found else (0, 0.0)
+        return {"memory": memory, "cpu": cpu, "pids": max(0, len(found) - 1)}
 
     def held(self) -> tuple[int, int]:
         """The memory in bytes that all but init hold alone, and how many they are."""

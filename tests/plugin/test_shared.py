@@ -60,7 +60,7 @@ def test_it_is_used_as_one_of_the_workers_own(suite, pytester):
 
         def test_it(db, capsule, tmp_path):
             assert (db.status, db.exit_code, db.killed_by, db.killed_for, db.health()) == ("running", *[None] * 4)
-            assert db.stats()["pids"] >= 2
+            assert db.stats()["pids"] >= 1
             lines = db.logs(follow=True)
             assert next(lines) == "up\\n"
             with pytest.raises(TimeoutError):

@@ -99,7 +99,7 @@ def test_the_accounts_of_v2(tmp_path):
     (tmp_path / "pids.current").write_text("4\n")
     cgroup = Cgroup(dict.fromkeys(("memory", "cpus", "pids"), Group(2, tmp_path)))
 
-    assert cgroup.usage() == {"memory": 4000000, "cpu": 1.5, "pids": 4}
+    assert cgroup.usage() == {"memory": 4000000, "cpu": 1.5, "pids": 3}
     assert cgroup.oom_kills() == 2
 
 
