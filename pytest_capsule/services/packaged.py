@@ -51,15 +51,16 @@ exec postgres -D "$PGDATA" -k /tmp -c listen_addresses='*' "$@"
 MYSQL = """\
 PATH=$PATH:/usr/sbin
 datadir=/var/tmp/mysql
+quoted() { printf %s "$1" | sed "s/['\\\\\\\\]/\\\\\\\\&/g"; }
 if [ ! -d $datadir/mysql ]; then
     mkdir -p $datadir
     mariadb-install-db --no-defaults --user=root --datadir=$datadir --skip-test-db \\
         --auth-root-authentication-method=normal >/tmp/install.log || { cat /tmp/install.log; exit 1; }
     cat >$datadir/init.sql <<END
 CREATE DATABASE IF NOT EXISTS \\`$MARIADB_DATABASE\\`;
-CREATE USER IF NOT EXISTS '$MARIADB_USER'@'%' IDENTIFIED BY '$MARIADB_PASSWORD';
-GRANT ALL ON \\`$MARIADB_DATABASE\\`.* TO '$MARIADB_USER'@'%';
-ALTER USER 'root'@'localhost' IDENTIFIED BY '$MARIADB_ROOT_PASSWORD';
+CREATE USER IF NOT EXISTS '$(quoted "$MARIADB_USER")'@'%' IDENTIFIED BY '$(quoted "$MARIADB_PASSWORD")';
+GRANT ALL ON \\`$MARIADB_DATABASE\\`.* TO '$(quoted "$MARIADB_USER")'@'%';
+ALTER USER 'root'@'localhost' IDENTIFIED BY '$(quoted "$MARIADB_ROOT_PASSWORD")';
 END
 fi
 exec mariadbd --no-defaults --user=root --datadir=$datadir --socket=/tmp/mysql.sock --pid-file=/tmp/mysql.pid \\
@@ -67,7 +68,7 @@ exec mariadbd --no-defaults --user=root --datadir=$datadir --socket=/tmp/mysql.s
 """
 
 REDIS = """\
-exec redis-server --bind '*' --protected-mode no "$@"
+exec redis-server --protected-mode no "$@"
 """
 
 RABBITMQ = """\
@@ -87,6 +88,8 @@ exec /usr/lib/rabbitmq/bin/rabbitmq-server "$@"
 
 NGINX = """\
 PATH=$PATH:/usr/sbin
+ipv6=
+if [ -f /proc/net/if_inet6 ]; then ipv6='listen [::]:80;'; fi
 mkdir -p /tmp/nginx /usr/share/nginx/html
 cat >/tmp/nginx/nginx.conf <<END
 daemon off;
@@ -103,7 +106,7 @@ http {
     scgi_temp_path /tmp/nginx/scgi;
     include /etc/nginx/mime.types;
     include /etc/nginx/conf.d/*.conf;
-    server { listen 80; root /usr/share/nginx/html; }
+    server { listen 80; $ipv6 root /usr/share/nginx/html; }
 }
 END
 exec nginx -e stderr -c /tmp/nginx/nginx.conf "$@"

@@ -58,6 +58,30 @@ def test_rabbitmq_lets_guest_in_from_another_container(engine, debian_with):
             app.exec([sys.executable, "-c", log_in, running.inside_url], check=True)
 
 
+@pytest.mark.parametrize("name", ["postgres", "mariadb"])
+def test_a_password_of_any_letters(engine, installed, identity, name):
+    define, path, ask = INSTALLED[name]
+    installed(path)
+    if name == "postgres" and identity == "single":
+        pytest.skip("PostgreSQL refuses to run as root, and with a single id there is nobody else")
+    with define(from_host=True, password="p'a$s\"w`d\\x@/#").start(engine) as running:
+        assert ask(running) == "kept"
+
+
+@pytest.mark.parametrize("name", ["mariadb", "nginx", "redis"])
+def test_each_kind_of_address(engine, installed, name):
+    define, path, _ = INSTALLED[name]
+    installed(path)
+    with (
+        engine.network() as network,
+        define(from_host=True).with_keywords(network=network).start(engine) as running,
+        engine.run("capsule/host", network=network, command=[]) as app,
+    ):
+        for address in filter(None, (running.container.ip, running.container.ip6)):
+            script = f"import socket; socket.create_connection(({address!r}, {running.service.port}), 20).close()"
+            app.exec(["python3", "-c", script], check=True)
+
+
 def test_from_another_container(engine, installed):
     installed("usr/bin/redis-server")
     script = (
