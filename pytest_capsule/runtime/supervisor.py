@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import capabilities, channel, program
+from pytest_capsule.archive.compression import zstd_folders
 from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import PLAIN
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _BLANKS = 2
 _START = (
-    "import sys; sys.path.insert(0, {!r}); "
+    "import sys; sys.path.insert(0, {!r}); sys.path += {!r}; "
     "from pytest_capsule.runtime import supervisor_process as p; p.main({}, {}, {})"
 )
 
@@ -185,7 +186,7 @@ class Supervisor:
         python = program.sealed(sys.executable)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         try:
-            start = _START.format(package_parent, theirs, engine, python.fd)
+            start = _START.format(package_parent, zstd_folders(), theirs, engine, python.fd)
             self._process = subprocess.Popen(
                 # -X utf8: names of files are sent as UTF-8 means them, whatever the locale here is
                 [sys.executable, "-I", "-S", "-X", "utf8", "-c", start],

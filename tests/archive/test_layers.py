@@ -16,9 +16,9 @@ import subprocess
 import tarfile
 
 import pytest
+from compressions import needs_zstd, zstd
 
 from pytest_capsule.archive import compression
-from pytest_capsule.archive.compression import can_read_zstd
 from pytest_capsule.archive.layers import pack_layer, unpack_layer
 from pytest_capsule.oci.digest import Digest
 
@@ -280,10 +280,6 @@ def test_device_nodes_and_file_capabilities(unpacked, packed, identity):
 # -- compression -------------------------------------------------------------------------------------------------------
 
 
-def zstd(data):
-    return compression._zstd.compress(data)
-
-
 @pytest.mark.parametrize(
     "compress",
     [
@@ -291,7 +287,7 @@ def zstd(data):
         lambda data: gzip.compress(data[:1000]) + gzip.compress(data[1000:]) + bytes(512),
         bz2.compress,
         lzma.compress,
-        pytest.param(zstd, marks=pytest.mark.skipif(not can_read_zstd(), reason="needs Python 3.14 or the extra zstd")),
+        pytest.param(zstd, marks=needs_zstd),
     ],
     ids=["gzip", "gzip in two", "bzip2", "xz", "zstd"],
 )

@@ -9,10 +9,12 @@ import stat
 import tarfile
 
 import pytest
+from compressions import needs_zstd, zstd
 
 from pytest_capsule.errors import BuildError
 
-COMPRESS = [bytes, gzip.compress, bz2.compress, lzma.compress]
+COMPRESS = [bytes, gzip.compress, bz2.compress, lzma.compress, pytest.param(zstd, marks=needs_zstd)]
+NAMES = ["tar", "gzip", "bzip2", "xz", "zstd"]
 
 
 def archive(**files):
@@ -26,7 +28,7 @@ def archive(**files):
     return data.getvalue()
 
 
-@pytest.mark.parametrize("compress", COMPRESS, ids=["tar", "gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("compress", COMPRESS, ids=NAMES)
 def test_an_archive_is_unpacked_whatever_it_is_called(project, status, compress):
     project.write("no-extension", compress(archive(file="text", other="more")))
     image = project.build("FROM scratch\nADD no-extension /into\n")
@@ -70,7 +72,7 @@ def test_owners_are_the_archives_or_chowns(project, status):
     assert owners == {"/kept/file": (12, 34), "/given/file": (5, 6)}
 
 
-@pytest.mark.parametrize("compress", COMPRESS, ids=["tar", "gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("compress", COMPRESS, ids=NAMES)
 def test_a_broken_archive_fails_the_step(project, names_in, compress):
     data = compress(archive(file="text", big=os.urandom(2 << 20).hex()))
     project.write("broken.tar", data[: len(data) // 2])

@@ -8,11 +8,19 @@ import os
 import tarfile
 
 import pytest
+from compressions import needs_zstd, zstd
 
 from pytest_capsule import Engine
 from pytest_capsule.errors import ContentMismatch, ImageNotFound, MalformedImage, StoreError
 from pytest_capsule.oci.config import History, ImageConfig
-from pytest_capsule.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
+from pytest_capsule.oci.descriptor import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+)
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Manifest
 from pytest_capsule.oci.platform import Platform
@@ -232,16 +240,24 @@ def test_a_missing_blob_is_named(engine):
     assert "pull or load" in caught.value.hint
 
 
-def test_an_uncompressed_layer(engine):
+@pytest.mark.parametrize(
+    ("compress", "media_type"),
+    [(bytes, OCI_LAYER), pytest.param(zstd, OCI_LAYER_ZSTD, marks=needs_zstd)],
+    ids=["uncompressed", "zstd"],
+)
+def test_a_layer_that_is_not_of_gzip(engine, compress, media_type):
     content = engine._store.content
-    layer = tar(("file", b"x"))
-    config = ImageConfig(HOST.architecture, diff_ids=(Digest.of(layer),)).to_json()
-    manifest = Manifest(Descriptor.of(config, OCI_CONFIG), (Descriptor.of(layer, OCI_LAYER),)).to_json()
+    whole = tar(("file", b"x"))
+    layer = compress(whole)
+    config = ImageConfig(HOST.architecture, diff_ids=(Digest.of(whole),)).to_json()
+    manifest = Manifest(Descriptor.of(config, OCI_CONFIG), (Descriptor.of(layer, media_type),)).to_json()
     for data in (layer, config, manifest):
         content.add(data)
     image = engine._packing.unpack(Descriptor.of(manifest, OCI_MANIFEST))
     assert image.digest == str(Digest.of(manifest)), "the bytes that it came with"
     assert json.loads(content.read(Digest.parse(image.digest)))["layers"][0]["digest"] == str(Digest.of(layer))
+    with engine.run(image, command=[]) as container:
+        assert container.read_text("/file") == "x"
 
 
 # -- blobs -----------------------------------------------------------------------------------------------------------
