@@ -8,6 +8,7 @@ import io
 import math
 import os
 import posixpath
+import re
 import select
 import signal
 import socket
@@ -47,6 +48,8 @@ _WINDOW = (24, 80)
 _FLAGS["x"] = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 _UNHURRIED = frozenset(("place", "export", "changes"))  # requests that take as long as there are files
+_SIGNAL = re.compile(r"(?P<number>\d{1,3})|(SIG)?(?P<name>[A-Z][A-Z\d]*)(?P<offset>(?<=RTMIN)\+\d+|(?<=RTMAX)-\d+)?")
+_UNNAMED = {"SIGSTKFLT": 16}  # which Python knows from 3.11 on
 _GLANCE = 0.05  # seconds: how soon a wait that was given up ends
 
 
@@ -996,13 +999,15 @@ class _Cancellable:
 
 
 def _signal_number(name: str | int) -> int:
-    """``SIGTERM``, ``TERM``, ``15`` and ``RTMIN+3`` as a number, as Docker takes them."""
+    """``SIGTERM``, ``TERM``, ``15``, ``RTMIN+3`` and ``RTMAX-3`` as a number, as Docker takes them."""
     text = str(int(name)) if isinstance(name, int) else name  # an enum's own text is its name
-    base, _, offset = text.upper().removeprefix("SIG").partition("+")
-    try:
-        number = int(base) if base.isdigit() else int(signal.Signals[f"SIG{base}"]) + int(offset or 0)
-    except (KeyError, ValueError):
-        number = 0
+    match = _SIGNAL.fullmatch(text.upper())
+    number = 0
+    if match is not None and match["number"]:
+        number = int(match["number"])
+    elif match is not None:
+        base = "SIG" + match["name"]
+        number = _UNNAMED.get(base) or int(getattr(signal, base, 0)) + int(match["offset"] or 0)
     if not 0 < number < signal.NSIG:
         raise UsageError(f"no such signal: {name!r}")
     return number

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-_PATIENCE = 2.0  # seconds for the kernel to stop what is in a system call
+_PATIENCE = 2.0  # seconds until all is stopped, also what is in a system call
 _PAUSE = 0.001
 
 
@@ -32,20 +32,22 @@ class Freezer:
         ``OSError`` where this user may not move them, or they do not stop; they go on then.
         """
         cgroups.write(self._directory / "cgroup.freeze", "1")
+        deadline = time.monotonic() + _PATIENCE
         try:
             moved: set[int] = set()
             while new := set(processes()) - moved:  # what was moved is frozen, and starts nothing any more
+                if time.monotonic() > deadline:  # who forks without end may always be ahead
+                    raise TimeoutError(f"not all frozen after {_PATIENCE} s")
                 for pid in new:
                     with contextlib.suppress(ProcessLookupError):
                         cgroups.write(self._directory / "cgroup.procs", str(pid))
                 moved |= new
-            self._wait()
+            self._wait(deadline)
         except OSError:
             self.thaw()
             raise
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+    def _wait(self, deadline: float) -> None:
         while "frozen 1" not in (self._directory / "cgroup.events").read_text():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not frozen after {_PATIENCE} s")

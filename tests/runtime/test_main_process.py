@@ -115,11 +115,15 @@ def test_kill_takes_a_name_or_a_number(engine, eventually):
             container.kill(number)
             assert container.wait(10) == 143
     with engine.run("capsule/host", command=["sleep", "1000"]) as container:
-        for none in ("SIGNONE", "", 0, 999, "RTMAX+1"):
+        for none in ("SIGNONE", "", 0, 999, "RTMAX+1", "RTMIN-1", "TERM+1", "_DFL", "²", "RTMAX-99"):
             with pytest.raises(UsageError, match="no such signal"):
                 container.kill(none)
         container.kill("RTMIN+3")
         assert container.wait(10) == 128 + signal.SIGRTMIN + 3
+    for name, number in (("SIGRTMAX-14", signal.SIGRTMAX - 14), ("STKFLT", 16), ("IOT", signal.SIGABRT)):
+        with engine.run("capsule/host", command=["sleep", "1000"]) as container:
+            container.kill(name)
+            assert container.wait(10) == 128 + number
 
 
 def test_a_restart_keeps_the_files(engine, eventually):

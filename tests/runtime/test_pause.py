@@ -84,6 +84,22 @@ def test_the_freezer_sends_no_signal(counting):
     assert "-frozen" not in Path(f"/proc/{counting.init_pid}/cgroup").read_text()
 
 
+def test_who_forks_without_end_is_paused_too(engine, eventually):
+    """Processes may come faster than they can be put into the freezer."""
+    bomb = "fork() { : >/forked; fork & fork & wait; }; fork"
+    with engine.run("capsule/host", command=["sleep", "1000"], pids=60, memory="128m") as container:
+        if container.limits["pids"].how != "enforced":
+            pytest.skip("here it would be killed")
+        container.popen(["sh", "-c", f"while :; do ({bomb}) 2>/dev/null; done"])
+        eventually(lambda: container.exists("/forked"))
+        container.pause()
+        assert container.status == "paused"
+        container.write_text("/forked", "while it is paused")
+        assert container.read_text("/forked") == "while it is paused"
+        container.unpause()
+        eventually(lambda: not container.read_text("/forked"))
+
+
 def test_where_there_is_no_freezer_processes_are_stopped(tmp_path, eventually, monkeypatch):
     def refuse(self):
         raise PermissionError(13, "Permission denied")
