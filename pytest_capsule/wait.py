@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["all_of", "any_of", "auntil", "command", "exited", "file", "healthy", "http", "log", "port", "until"]
 
+# Between looks, where no event says when: ever longer, and the longer the more a look costs, since who waits and who is
+# waited for share the processors.
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
+_LONGEST_AFTER_A_GLANCE = 0.01
+_PAUSE_OF_A_LOOK = 20
 # One request may hang while its server starts anew; give up on it after this many seconds and ask again.
 _LONGEST_REQUEST = 10.0
 # A look always gets this long, so that even a timeout of 0 s can be met.
@@ -446,6 +450,7 @@ def until(
     history = History()
     while True:
         moment = container.moment() if sleep is None else 0
+        looked = clock()
         observation = observe(condition, container, deadline)
         if observation:
             return
@@ -460,7 +465,7 @@ def until(
             container.wait_change(moment, min(pause, left))
         else:
             sleep(min(pause, left))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _LONGEST_PAUSE, max(_LONGEST_AFTER_A_GLANCE, _PAUSE_OF_A_LOOK * (now - looked)))
 
 
 async def auntil(container: Container, condition: Condition, timeout: float) -> None:

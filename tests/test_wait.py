@@ -135,12 +135,25 @@ class TestUntil:
         )
         assert clock.pauses == [0.001, 0.002, 0.004]
 
-    def test_pauses_grow_to_50_ms_and_stop_at_the_deadline(self, container):
+    @pytest.mark.parametrize(
+        ("cost", "pauses"),
+        [
+            (0, [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.01, 0.01]),
+            (0.001, [0.001, 0.002, 0.004, 0.008, 0.016, 0.02, 0.02, 0.02]),
+            (0.01, [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]),
+        ],
+    )
+    def test_pauses_grow_with_what_a_look_costs_and_stop_at_the_deadline(self, container, cost, pauses):
         clock = Clock()
+
+        def look(_):
+            clock.now += cost
+            return False
+
         with pytest.raises(WaitTimeout):
-            until(container, wait.file("/x"), timeout=0.25, clock=clock)
-        assert clock.pauses[:8] == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]
-        assert clock.now == pytest.approx(100.25)
+            until(container, look, timeout=0.25, clock=clock)
+        assert clock.pauses[:8] == pytest.approx(pauses)
+        assert 100.25 <= clock.now + 1e-9 <= 100.25 + cost + 2e-9
 
     def test_it_looks_once_more_at_the_deadline(self, container):
         last = Clock(after_3=lambda: container.files.add("/x"))
