@@ -572,7 +572,7 @@ class Engine:
             image=image,
             command=command,
             labels={**config.labels, **spec.labels},
-            stop_signal=config.stop_signal or "SIGTERM",
+            stop_signal=config.stop_signal or "",
             commit=self.commit,
             publish=self._ports.publish,
             classify=self._classify,

@@ -71,7 +71,7 @@ class Container:
         image: Any = None,
         command: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
-        stop_signal: str = "SIGTERM",
+        stop_signal: str = "",
         commit: Callable[..., Any] | None = None,
         publish: Callable[[Container, PortMapping], tuple[str, int]] | None = None,
         classify: Classify = classify,
@@ -331,7 +331,7 @@ class Container:
         """Send the image's stop signal to the main process, SIGKILL after ``timeout`` seconds; nothing runs on."""
         if self._main is not None and self.exit_code is None:
             self.unpause()
-            self._main.send_signal(_signal_number(self._stop_signal))
+            self._main.send_signal(_signal_number(self._stop_signal or "SIGTERM"))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._main.wait(timeout)
         self._signal_all(signal.SIGKILL)
@@ -341,11 +341,15 @@ class Container:
     def kill(self, signal: str | int = "SIGKILL") -> None:
         """Send a signal, by name or number (``"SIGHUP"``, ``"HUP"``, 1), to the main process, unless it has ended.
 
-        ``UsageError`` where there is no such signal, or no main process.
+        A paused container goes on by it, unless its image has a STOPSIGNAL and this is another. ``UsageError`` where
+        there is no such signal, or no main process.
         """
         if self._main is None:
             raise UsageError(f"container {self.name} has no main process to signal")
-        self._main.send_signal(_signal_number(signal))
+        number = _signal_number(signal)
+        self._main.send_signal(number)
+        if not self._stop_signal or number == _signal_number(self._stop_signal):  # moby, killWithSignal
+            self.unpause()
 
     def restart(self, timeout: float = 10) -> None:
         """Stop the main process, as ``stop`` with its ``timeout`` in seconds, and start it again, on the same files."""

@@ -74,6 +74,22 @@ def test_a_paused_container_stops(engine, eventually):
         assert container.exit_code == 5
 
 
+@pytest.mark.parametrize(("stop_signal", "goes_on"), [("", True), ("SIGTERM", True), ("SIGUSR1", False)])
+def test_a_paused_container_that_is_killed_goes_on_as_in_docker(engine, eventually, tmp_path, stop_signal, goes_on):
+    """It would not hear of the signal else; one that is not its image's STOPSIGNAL waits for it."""
+    line = f"STOPSIGNAL {stop_signal}\n" if stop_signal else ""
+    (tmp_path / "Dockerfile").write_text(f"FROM capsule/host\n{line}")
+    command = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    with engine.run(build=tmp_path, command=command) as container:
+        eventually(lambda: "ready" in container.logs())
+        container.pause()
+        container.kill("SIGTERM")
+        if not goes_on:
+            assert container.status == "paused"
+            container.unpause()
+        assert container.wait(20) == 5
+
+
 def test_the_freezer_sends_no_signal(counting):
     if not has_freezer():
         pytest.skip("this user may make no control group v2 here")
