@@ -225,8 +225,8 @@ class Container:
         """What the main process has printed until now: ``stdout``, ``stderr``, or ``both`` in the order it came.
 
         With ``timestamps`` each line has before it when it came, as ``docker logs -t`` prints it. ``follow`` gives an
-        iterator of lines instead, from the first on, that waits for more until the process has ended. Of a process
-        that prints more than 64 MiB the latest are kept.
+        iterator of lines instead, from the first on, that waits for more until the process has ended. Of what a process
+        prints the latest is kept, in 64 MiB of memory.
         """
         _known(stream)
         if follow:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdout", "stderr", "both")
 LIMIT = 64 << 20
-"""Bytes that are kept of one main process' output, the latest: a server that babbles must not eat the tests' memory."""
+"""Bytes of memory for one main process' output, the latest: a server that babbles must not eat the tests' own."""
+
+COST = 128
+"""Bytes that a piece of output takes beside what it says: of one that comes letter by letter it is nearly all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,9 @@ class Log:
 
     def _keep(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
-        self._size += len(chunk.data)
+        self._size += COST + len(chunk.data)
         while self._size > self._limit and len(self._chunks) > 1:
-            self._size -= len(self._chunks.popleft().data)
+            self._size -= COST + len(self._chunks.popleft().data)
             self._first += 1
         self.wake()
 
@@ -101,7 +104,7 @@ class Log:
         return fd == self._ended
 
     def data(self, stream: str) -> bytes:
-        """All that ``stdout``, ``stderr`` or ``both`` have got until now, of the latest ``LIMIT`` bytes."""
+        """All that ``stdout``, ``stderr`` or ``both`` have got until now, as far as it is kept."""
         self.drain()
         with self._changed:
             return b"".join(chunk.data for chunk in self._chunks if stream in ("both", chunk.stream))

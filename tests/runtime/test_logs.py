@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from pytest_capsule import UsageError, wait
-from pytest_capsule.runtime.logs import Log
+from pytest_capsule.runtime.logs import COST, Log
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z ")
 
@@ -95,7 +95,7 @@ def test_what_came_first_is_read_first():
 
 def test_of_too_much_the_latest_is_kept():
     (out, to_out), (err, to_err) = os.pipe(), os.pipe()
-    log = Log(out, err, limit=1000)
+    log = Log(out, err, limit=20 * (50 + COST))
     for number in range(100):
         os.write(to_out if number % 2 else to_err, b"%-49d\n" % number)
         log.drain()
