@@ -150,6 +150,9 @@ def test_what_is_kept_can_be_changed(capsule):
     done = capsule("run", "--commit", "kept:2", "--change", 'CMD ["cat", "/new"]', HOST, "sh", "-c", "echo new >/new")
     assert done.returncode == 0, done.stderr
     assert capsule("run", "kept:2").stdout == "new\n"
+    wrong = capsule("run", "--commit", "kept:2", "--change", "RUN x", HOST, "echo", "it ran")
+    assert (wrong.returncode, wrong.stdout) == (125, ""), "before anything has run"
+    assert "change 'RUN x': RUN makes a layer" in wrong.stderr
     assert "add --commit REF" in capsule("run", "--change", "USER 1", HOST, "true").stderr
 
 
