@@ -221,7 +221,7 @@ def _users(engine: Engine, can_be_tried: bool) -> Ability:
 
 
 def _overlay(engine: Engine, name: str, *, in_memory: bool) -> Ability:
-    mend = "Linux 5.11 or newer, with overlay: as root, modprobe overlay"
+    mend = "Linux 6.6 or newer, with overlay: as root, modprobe overlay"  # before, tmpfs keeps no attributes of users
     if not in_memory:
         mend = f"put the cache, now {engine.cache_dir}, on ext4, xfs, btrfs or tmpfs with --cache-dir"
     with engine.scratch() as folder:
