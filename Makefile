@@ -3,7 +3,8 @@
 #   make test             the tests; as root once for each kind of user (PYTEST_ARGS="-x -k word" reaches pytest)
 #   make lint             ruff and strict mypy
 #   make wheel            sdist and wheel in dist/, and the wheel tried on each Python that is here, of 3.10 to 3.13:
-#                         those on PATH, and pyenv's (PYTHONS="/opt/python3.14/bin/python3" for others)
+#                         those on PATH, and pyenv's (PYTHONS="/opt/python3.14/bin/python3" for others); and on 3.10
+#                         with the oldest pytest that is allowed
 #   make docs             the documentation as a site, in docs/_build; a warning is an error
 #   make bench            the figures beside bubblewrap, Docker, buildah and runc (BENCH_ARGS="--rounds 5")
 #   make ... PYTHON=/usr/bin/python3.12 VENV=/tmp/venv     another Python, another place for the environment

@@ -107,9 +107,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     only_planned = config.option.collectonly or getattr(config.option, "setupplan", False)
     if only_planned or (session.testsfailed and not config.option.continue_on_collection_errors):
         return
-    functions = [item for item in session.items if isinstance(item, pytest.Function)]
+    has_workers = getattr(config.option, "dist", "no") != "no"
+    items = [] if has_workers else session.items  # who leads workers collects none; pytest 7 has no field for it
+    functions = [item for item in items if isinstance(item, pytest.Function)]
     asking = [function for function in functions if "_capsule_session" in function.fixturenames]
-    has_workers = getattr(config.option, "dist", "no") != "no"  # which know the tests
     if has_workers or (asking and not hasattr(config, "workerinput")):
         from pytest_capsule.termination import heed_sigterm
 
@@ -194,5 +195,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what the run did with containers."""
     told = config.stash[_GATHERER].told
-    if told and config.get_verbosity() >= 0:
+    if told and config.option.verbose >= 0:
         show(terminalreporter, told, config.stash[SETTINGS].durations)

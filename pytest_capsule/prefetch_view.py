@@ -166,7 +166,7 @@ class Steps(Silent):
 
 def view_of(config: pytest.Config) -> Silent:
     """The view that fits how pytest was called and where it prints."""
-    verbosity = config.get_verbosity()
+    verbosity = config.option.verbose
     if verbosity < 0:
         return Silent()
     if hasattr(config, "workerinput"):
