@@ -257,8 +257,10 @@ class Init:
                 if listener is not None:
                     self._poll.register(listener, select.POLLIN)
         self._running[process.pid] = (process, answers)
-        with contextlib.suppress(BrokenPipeError):  # whoever asked has gone; the command is reaped all the same
+        try:
             channel.send(answers, {"pid": process.pid})
+        except BrokenPipeError:  # whoever asked has given up, and nobody else knows of it
+            os.killpg(process.pid, signal.SIGKILL)
         return True
 
     def _reap(self) -> None:

@@ -120,6 +120,15 @@ def test_a_command_s_own_timeout_is_its_own(mute):
         mute.exec(["true"], timeout=0.1)
 
 
+def test_a_command_that_was_given_up_before_it_began_does_not_run_on(mute, eventually, monkeypatch):
+    with pytest.raises(ExecTimeout):
+        mute.exec(["sleep", "4321"], timeout=0.1)
+    monkeypatch.setattr(process, "PATIENCE", 60)
+    os.kill(mute.init_pid, signal.SIGCONT)
+    assert mute.exec(["echo", "here"], timeout=60).stdout == "here\n"
+    assert eventually(lambda: not [row for row in mute.top() if "4321" in row["command"]])
+
+
 def test_what_takes_long_is_waited_for(mute, in_thread):
     """Files are copied in by init too, as many as there are."""
     copied = in_thread(lambda: mute.diff())
