@@ -35,6 +35,7 @@ _LONGEST_REQUEST = 10.0
 # A look always gets this long, so that even a timeout of 0 s can be met.
 _SHORTEST_REQUEST = 0.01
 _LOG_LINES = 20
+_KILLED = 137
 _LOOKS = 10
 
 
@@ -317,9 +318,9 @@ class Exited:
 
     def check(self, container: Container, deadline: Deadline) -> Observation:
         """Read the exit code; another one than was wanted is final."""
-        code = container.exit_code
+        status, code = container.status, container.exit_code  # in this order: who has exited has a code by then
         if code is None:
-            return Observation(False, f"the container is {container.status}")
+            return Observation(False, f"the container is {status}", final=status == "exited")
         ready = self.code is None or code == self.code
         return Observation(ready, f"exited with {code}", final=not ready)
 
@@ -481,9 +482,9 @@ async def auntil(container: Container, condition: Condition, timeout: float) -> 
 
 
 def observe(condition: Condition, container: Container, deadline: Deadline) -> Observation:
-    """Look once at ``condition``: the last look is final once the main process has ended."""
+    """Look once at ``condition``: the last look is final once the main process, or the whole container, has ended."""
     # Read before the look: what a process did right before its end must still count.
-    ended = container.exit_code is not None
+    ended = container.exit_code is not None or container.status == "exited"
     try:
         observation = _look(condition, container, deadline)
     except UsageError:
@@ -503,10 +504,11 @@ def _look(condition: Condition, container: Container, deadline: Deadline) -> Obs
 
 
 def _exited(container: Container, condition: Condition, history: History) -> ContainerExited:
-    # `final` is only ever said of a container that has an exit code.
-    code = container.exit_code or 0
+    code, end = container.exit_code, "exited with {}"
+    if code is None:  # it had no main process, and was killed
+        code, end = _KILLED, "was killed"
     tail = _log_tail(container)
-    message = f"container {container.name} exited with {code} while waiting for {describe(condition)}"
+    message = f"container {container.name} {end.format(code)} while waiting for {describe(condition)}"
     return ContainerExited(f"{message}\n  {history}{_shown(tail)}", container=container.name, exit_code=code, logs=tail)
 
 

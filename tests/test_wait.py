@@ -206,6 +206,17 @@ class TestUntil:
         ]
         assert (caught.value.exit_code, caught.value.logs) == (64, "starting\nno such option")
 
+    @pytest.mark.parametrize("condition", [wait.port(5432), wait.exited(), wait.exited(None)], ids=str)
+    def test_a_container_without_a_main_process_that_is_killed_fails_at_once(self, container, condition):
+        def kill():
+            container.status = "exited"
+
+        clock = Clock(after_2=kill)
+        with pytest.raises(ContainerExited, match="container db was killed while waiting for") as caught:
+            until(container, condition, timeout=60, clock=clock)
+        assert len(clock.pauses) == 2
+        assert caught.value.exit_code == 137
+
     def test_only_the_last_20_lines_are_shown(self, container):
         container.output = "".join(f"{number}\n" for number in range(100))
         container.end(1)
