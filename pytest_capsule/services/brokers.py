@@ -49,7 +49,7 @@ def kafka(tag: str = "v24.2.7", *, port: int = 9092) -> Service:
     """What speaks Kafka's protocol: Redpanda, the image ``redpandadata/redpanda``.
 
     A client comes back to the address that the server names, so the port is the same inside and on the host's loopback:
-    of two at once each needs its own ``port``.
+    of two at once each needs its own ``port``, and another container is sent to its own loopback.
     """
     address = f"PLAINTEXT://0.0.0.0:{port}"
     return Service(
