@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import sys
 
@@ -86,3 +87,4 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
                 assert set(engine._open) == others, where
                 assert eventually(lambda: len(inits(engine)) <= READY + len(others)), where
     assert number > 50
+    gc.collect()  # in here, and not in a test to which it would mean something
