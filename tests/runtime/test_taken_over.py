@@ -87,10 +87,10 @@ def test_the_supervisor_goes_on_whatever_an_init_sends_it(engine, host, what, ev
 @pytest.fixture
 def mute(engine, tmp_path, monkeypatch):
     """A container whose init is there and does nothing."""
-    monkeypatch.setattr(process, "PATIENCE", 0.3)
-    monkeypatch.setattr(container, "PATIENCE", 0.3)
     with engine.run("capsule/host", command=["sleep", "1000"]) as one:
         os.kill(one.init_pid, signal.SIGSTOP)
+        monkeypatch.setattr(process, "PATIENCE", 0.3)
+        monkeypatch.setattr(container, "PATIENCE", 0.3)
         yield one
 
 
