@@ -124,13 +124,13 @@ class Engine:
         self._cgroups.remove_leftovers()
 
     def _call_in_store(self, function: str, *paths: str) -> Any:
-        if self.ids.kind != "range":
+        if self.ids.kind == "root":
             return trees.call(function, *paths)
-        if function != trees.measure.__name__:  # most of what goes is this user's own, and needs no other process
+        if function in ("move", "remove"):  # most of what goes is this user's own, and needs no other process
             with contextlib.suppress(PermissionError):
                 return trees.call(function, *paths)
         with contextlib.suppress(UnsupportedHost):  # where no container can run, there is nothing of its users
-            # What those own, this process may not even look at.
+            # What those own, or have closed to themselves (a folder of mode 600), this process may not even look at.
             return self._worker.call(trees.__name__, function, *paths)
         return trees.call(function, *paths)
 

@@ -60,10 +60,10 @@ def _everything(path: str) -> Iterator[tuple[str, os.stat_result]]:
     found = [path]
     while found:
         one = found.pop()
-        info = os.lstat(one)
-        yield one, info
-        if stat.S_ISDIR(info.st_mode):
-            with contextlib.suppress(PermissionError):  # without root, one that its own owner may not read
+        with contextlib.suppress(PermissionError):  # without root, a folder that its own owner may not look into
+            info = os.lstat(one)
+            yield one, info
+            if stat.S_ISDIR(info.st_mode):
                 found += (f"{one}/{name}" for name in os.listdir(one))
 
 
