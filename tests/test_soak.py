@@ -91,7 +91,8 @@ class Ledger:
         now = descriptors()
         assert len(now) <= len(self.descriptors), sorted({*now.items()} - {*self.descriptors.items()})
         assert str(self.cache) not in Path("/proc/self/mountinfo").read_text()
-        assert not [link for link in now.values() if link.startswith(("net:", "mnt:", "pid:"))]
+        new = {*now.values()} - {*self.descriptors.values()}
+        assert not [link for link in new if link.startswith(("net:", "mnt:", "pid:"))]
 
     def check_disk(self) -> None:
         """What a kill has left on disk goes with the next start."""

@@ -103,15 +103,15 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
     received = list(descriptors)
     if flags & socket.MSG_CTRUNC:
-        _close(received)
+        close(received)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "recvmsg")
     if not data:
-        _close(received)
+        close(received)
         return None
     try:
         return decode(_content(received) if data == _MARK else data), received
     except (ValueError, OSError):
-        _close(received)
+        close(received)
         raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "recvmsg") from None
 
 
@@ -129,7 +129,8 @@ def _content(descriptors: list[int]) -> bytes:
         os.close(file)
 
 
-def _close(descriptors: list[int]) -> None:
+def close(descriptors: list[int]) -> None:
+    """Close what a message brought."""
     for fd in descriptors:
         os.close(fd)
 

@@ -127,10 +127,11 @@ class Container:
         if limits is not None and self._cgroups is not None and limits.asked():
             self._restraint = self._restrain(limits, self._cgroups)  # while nothing but init runs
             message |= self._restraint.message()
+        descriptors: list[int] = []
         with contextlib.ExitStack() as hubs:
-            descriptors = [self._supervisor.hub_namespace(network.hub) for network in self.spec.networks]
-            for descriptor in descriptors:
-                hubs.callback(os.close, descriptor)
+            hubs.callback(channel.close, descriptors)  # before there is one: a Ctrl-C may come at any line
+            for network in self.spec.networks:
+                descriptors.append(self._supervisor.hub_namespace(network.hub))
             self._furnishing = channel.ask(self._requests, message, descriptors)
 
     def _forked(self, neighbour: Container | None) -> tuple[socket.socket, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import linecache
+import os
 import sys
 
 import psutil
@@ -55,6 +57,15 @@ def inits(engine):
     return [child for child in supervisor.children() if child.name() == "init"]
 
 
+def namespaces():
+    """The descriptors of network namespaces that this process has."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [link for link in links if link.startswith("net:")]
+
+
 # What was in a local variable only is closed when nobody has it any more, and says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
@@ -72,6 +83,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
             options = {"network": network}
         start = {"image": "capsule/host", "command": ["sh", "-c", "echo ready; sleep 1000"], **options}
         engine.run(**start).close()
+        before = len(namespaces())
         others = set(engine._open)
         number, interrupted = 0, True
         while interrupted:
@@ -87,4 +99,5 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
                 assert set(engine._open) == others, where
                 assert eventually(lambda: len(inits(engine)) <= READY + len(others)), where
     assert number > 50
+    assert len(namespaces()) <= before
     gc.collect()  # in here, and not in a test to which it would mean something
