@@ -130,7 +130,7 @@ def _content(descriptors: list[int]) -> bytes:
 
 
 def close(descriptors: list[int]) -> None:
-    """Close what a message brought."""
+    """Close the descriptors of a message, which was received or is sent."""
     for fd in descriptors:
         os.close(fd)
 

@@ -313,12 +313,9 @@ def _copy_xattrs(source: int, target: int) -> None:
 
 def set_metadata(source: int, target: int, info: os.stat_result) -> None:
     """Give the copy of a file or directory, by their descriptors, its owner, mode, attributes and times."""
-    made = os.fstat(target)
-    if (made.st_uid, made.st_gid) != (
-        info.st_uid,
-        info.st_gid,
-    ):  # a disk takes longer over each change than over all else
-        os.fchown(target, info.st_uid, info.st_gid)
+    made, owner = os.fstat(target), (info.st_uid, info.st_gid)
+    if (made.st_uid, made.st_gid) != owner:  # a disk takes longer over each change than over all else
+        os.fchown(target, *owner)
     os.fchmod(target, stat.S_IMODE(info.st_mode))  # after chown, which clears setuid bits
     _copy_xattrs(source, target)  # after chown, which takes away file capabilities
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))

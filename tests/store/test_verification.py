@@ -38,6 +38,14 @@ def path_of_file(cache, name):
         return os.path.join(engine.image(name).layers[-1].path, "file")
 
 
+def change(path, *, back_to=None):
+    before = os.stat(path)
+    with open(path, "r+") as file:
+        file.write("CHANGED")
+    assert os.stat(path).st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns if back_to is None else back_to))
+
+
 def test_a_whole_store(cache):
     found = verified(cache)
     assert found.problems == ()
@@ -47,11 +55,7 @@ def test_a_whole_store(cache):
 
 @pytest.mark.parametrize("name", ["built:1", "loaded:1"])
 def test_a_changed_file_of_a_layer(cache, name, tmp_path):
-    path = path_of_file(cache, name)
-    before = os.stat(path)
-    with open(path, "r+") as file:
-        file.write("CHANGED"[: before.st_size])
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    change(path_of_file(cache, name))
     layer, *rest = problems(cache)
     assert (layer[0], layer[1][:15]) == ("layer", "its files are s")
     assert [what for what, _ in rest] == ["step", "image", "name"]
@@ -72,14 +76,6 @@ def built(tmp_path):
     with Engine(cache_dir=tmp_path / "cache") as engine:
         engine.build(tmp_path, tag="built:1")
     return tmp_path / "cache"
-
-
-def change(path, *, back_to=None):
-    before = os.stat(path)
-    with open(path, "r+") as file:
-        file.write("CHANGED")
-    assert os.stat(path).st_size == before.st_size
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns if back_to is None else back_to))
 
 
 def test_a_changed_file_of_a_layer_without_a_digest(built):
