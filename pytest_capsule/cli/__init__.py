@@ -133,6 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="capsule [--cache-dir DIR] COMMAND ...",
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     parser.add_argument(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.cli.table import age, size, table
+from pytest_capsule.cli.filters import chosen
+from pytest_capsule.cli.listing import Listing
+from pytest_capsule.cli.table import age, size
+from pytest_capsule.cli.template import Template
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
 from pytest_capsule.oci.reference import Reference, familiar
 from pytest_capsule.store.image import moment
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Sequence
 
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
@@ -23,14 +27,61 @@ if TYPE_CHECKING:
 
 _NONE = "<none>"
 _MISSING = "<missing>"
-_NO_TIME = "0001-01-01T00:00:00Z"
+_UNKNOWN = "N/A"
+_NO_TIME = "0001-01-01T00:00:00Z"  # the first of Go's
+_NO_LOCAL_TIME = "0001-01-01 00:00:00 +0000 UTC"
 _SHOWN_COMMAND = 45  # docker/cli, formatter/history.go
+_IMAGE_COLUMNS = {
+    "Repository": "REPOSITORY",
+    "Tag": "TAG",
+    "Digest": "DIGEST",
+    "ID": "IMAGE ID",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "Size": "SIZE",
+    "Containers": "CONTAINERS",
+    "SharedSize": "SHARED SIZE",
+    "UniqueSize": "UNIQUE SIZE",
+    "VirtualSize": "SIZE",
+}
+_HISTORY_COLUMNS = {
+    "ID": "IMAGE",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+# What docker inspect always shows of a config, even if it is nothing.
+_NO_CONFIG: dict[str, Any] = {
+    "User": "",
+    "Env": [],
+    "Cmd": [],
+    "Volumes": {},
+    "WorkingDir": "",
+    "Entrypoint": [],
+    "OnBuild": [],
+    "Labels": {},
+}
 
 
 def add_commands(commands: Commands) -> None:
     """Tell the parser of them."""
     parser = commands.add("images", images, "list the images of the store")
-    parser.add_argument("repository", nargs="?", metavar="REPOSITORY[:TAG]", help="only images of that name")
+    parser.add_argument(
+        "repository", nargs="?", metavar="REPOSITORY[:TAG]", help="only images of that name, which may have * in it"
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="taken for Docker's sake: all are listed")
+    parser.add_argument("--digests", action="store_true", help="show their digests in registries")
+    parser.add_argument(
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only those: dangling=true|false, label=KEY[=VALUE], reference=PATTERN, before=IMAGE, since=IMAGE, "
+        "until=TIME; repeatable",
+    )
     _add_listing_options(parser)
 
     parser = commands.add("history", history, "list the steps that an image was made in")
@@ -69,15 +120,24 @@ def add_commands(commands: Commands) -> None:
 
     parser = commands.add("inspect", inspect, "print all that is known of images, as JSON")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("-f", "--format", metavar="FORMAT", help="json, or a template of Go's, such as '{{.Id}}'")
+    parser.add_argument("--type", choices=("image",), help="taken for Docker's sake: images are all that there is")
 
 
 def _add_listing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="only print image ids")
     parser.add_argument("--no-trunc", action="store_true", help="print everything in full")
+    parser.add_argument(
+        "--format", metavar="FORMAT", default="table", help="table, json, or a template of Go's, such as '{{.ID}}'"
+    )
 
 
 def _flag(text: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[text.lower().removeprefix("=")]
+    values = {"true": True, "1": True, "false": False, "0": False}
+    value = values.get(text.lower().removeprefix("="))
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return value
 
 
 # -- images -------------------------------------------------------------------------------------------------------
@@ -86,25 +146,38 @@ def _flag(text: str) -> bool:
 def images(call: Invocation) -> int:
     """The images of the store, one line a name."""
     options = call.options
+    columns = ["Repository", "Tag", "ID", "CreatedSince", "Size"]
+    listing = Listing.parse(options.format, _IMAGE_COLUMNS, columns[:2] + ["Digest"] * options.digests + columns[2:])
+    wanted = [*options.filter, *([f"reference={options.repository}"] if options.repository else [])]
     with call.engine() as engine:
-        found = [image.settled() for image in engine.images()]
-    named = [(*_repository_and_tag(name), image) for image in found for name in image.tags or ("",)]
-    if options.repository:
-        named = [
-            (repository, tag, image)
-            for repository, tag, image in named
-            if _matches(options.repository, repository, tag)
-        ]
-    if options.quiet:
-        for image_id in dict.fromkeys(_id(image, options) for _, _, image in named):
+        found = chosen(engine, wanted)
+        digests = {image.id: engine.repo_digests(image) for image, _ in found}
+    if options.quiet and listing.is_plain:
+        for image_id in dict.fromkeys(_id(image, options) for image, _ in found):
             print(image_id)
         return 0
     now = datetime.datetime.now(datetime.timezone.utc)
-    rows = [
-        (repository, tag, _id(image, options), age(image.config.created, now), size(image.size))
-        for repository, tag, image in named
-    ]
-    print(table(("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"), rows))
+    rows = []
+    for image, name in found:
+        repository, tag = _repository_and_tag(name)
+        made = moment(image.config.created)
+        how_much = size(image.size)
+        rows.append(
+            {
+                "Repository": repository,
+                "Tag": tag,
+                "Digest": _digest(digests[image.id], repository),
+                "ID": _id(image, options),
+                "CreatedSince": age(image.config.created, now),
+                "CreatedAt": made.astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z") if made else _NO_LOCAL_TIME,
+                "Size": how_much,
+                "Containers": _UNKNOWN,
+                "SharedSize": _UNKNOWN,
+                "UniqueSize": _UNKNOWN,
+                "VirtualSize": how_much,
+            }
+        )
+    listing.print(rows)
     return 0
 
 
@@ -115,10 +188,13 @@ def _repository_and_tag(name: str) -> tuple[str, str]:
     return reference.familiar_name, reference.tag or _NONE
 
 
-def _matches(wanted: str, repository: str, tag: str) -> bool:
-    reference = Reference.parse(wanted)
-    any_tag = ":" not in wanted.rpartition("/")[2]
-    return repository == reference.familiar_name and (any_tag or tag == reference.tag)
+def _digest(digests: Sequence[str], repository: str) -> str:
+    """That under which a repository has an image."""
+    for text in digests:
+        reference = Reference.parse(text)
+        if reference.familiar_name == repository:
+            return str(reference.digest)
+    return _NONE
 
 
 def _id(image: Image, options: argparse.Namespace) -> str:
@@ -131,26 +207,31 @@ def _id(image: Image, options: argparse.Namespace) -> str:
 def history(call: Invocation) -> int:
     """The steps of an image, the last first."""
     options = call.options
+    when = "CreatedSince" if options.human else "CreatedAt"
+    listing = Listing.parse(options.format, _HISTORY_COLUMNS, ["ID", when, "CreatedBy", "Size", "Comment"])
     with call.engine() as engine:
         image = engine.image(options.image, pull="never").settled()
     now = datetime.datetime.now(datetime.timezone.utc)
     rows = []
     for number, (entry, bytes_added) in enumerate(_sized(image)):
-        image_id = _id(image, options) if number == 0 else _MISSING
         created_by = " ".join(entry.created_by.split())
         if not options.no_trunc and len(created_by) > _SHOWN_COMMAND:
             created_by = created_by[: _SHOWN_COMMAND - 1] + "…"
-        if options.human:
-            when, how_much = age(entry.created, now), size(bytes_added)
-        else:
-            when, how_much = _timestamp(entry.created), str(bytes_added)
-        rows.append((image_id, when, created_by, how_much, entry.comment))
-    if options.quiet:
+        rows.append(
+            {
+                "ID": _id(image, options) if number == 0 else _MISSING,
+                "CreatedSince": age(entry.created, now),
+                "CreatedAt": _timestamp(entry.created),
+                "CreatedBy": created_by,
+                "Size": size(bytes_added) if options.human else str(bytes_added),
+                "Comment": entry.comment,
+            }
+        )
+    if options.quiet and listing.is_plain:
         for row in rows:
-            print(row[0])
+            print(row["ID"])
         return 0
-    created = "CREATED" if options.human else "CREATED AT"
-    print(table(("IMAGE", created, "CREATED BY", "SIZE", "COMMENT"), rows))
+    listing.print(rows)
     return 0
 
 
@@ -248,6 +329,8 @@ def prune(call: Invocation) -> int:
 def inspect(call: Invocation) -> int:
     """Everything about images; what is found is printed even if another is not, as Docker does."""
     found, failed = [], 0
+    format = call.options.format
+    template = Template.parse(format) if format and format != "json" else None
     with call.engine() as engine:
         for reference in call.options.images:
             try:
@@ -255,7 +338,16 @@ def inspect(call: Invocation) -> int:
             except CapsuleError as error:
                 print(f"capsule: {error}", file=sys.stderr)
                 failed = 1
-    print(json.dumps(found, indent=4, ensure_ascii=False))
+    if template is not None:
+        for one in found:
+            print(template.render(one))
+        return failed
+    for one in found:
+        one["Config"] = {key: None if value in ([], {}) else value for key, value in one["Config"].items()}
+    if format == "json":
+        print(json.dumps(found, separators=(",", ":"), ensure_ascii=False))
+    else:
+        print(json.dumps(found, indent=4, ensure_ascii=False))
     return failed
 
 
@@ -272,7 +364,7 @@ def _described(engine: Engine, image: Image) -> dict[str, Any]:
         "Comment": config.history[-1].comment if config.history else "",
         "Created": config.created,
         "Author": config.author,
-        "Config": config.config.write(),
+        "Config": {**_NO_CONFIG, **config.config.write()},
         "Architecture": config.architecture,
         **({"Variant": config.variant} if config.variant else {}),
         "Os": config.os,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     Command = Callable[[Invocation], int]
 
 
+_WRONG_OPTION, _WRONG_ARGUMENTS = 125, 1  # docker/cli, cli/cobra.go and cli/required.go
+
+
 class Commands:
     """The commands, as they are told to the parser."""
 
@@ -27,7 +30,6 @@ class Commands:
         help: str,
         *,
         error_code: int = 1,
-        usage_code: int = 2,
         usage: str | None = None,
         description: str | None = None,
         short_help: bool = True,
@@ -35,9 +37,8 @@ class Commands:
     ) -> argparse.ArgumentParser:
         """One more command.
 
-        ``error_code`` is what it exits with on a ``CapsuleError`` and ``usage_code`` on options that cannot be read;
-        with no ``short_help``, ``-h`` is free for an option of its own, as in ``docker run``. All words after the first
-        positional argument go to ``words_after``.
+        ``error_code`` is what it exits with on a ``CapsuleError``; with no ``short_help``, ``-h`` is free for an option
+        of its own, as in ``docker run``. All words after the first positional argument go to ``words_after``.
         """
         parser = self._subparsers.add_parser(
             name,
@@ -47,8 +48,8 @@ class Commands:
             description=description or f"{help[0].upper()}{help[1:]}.",
             allow_abbrev=False,
             add_help=False,
+            exit_on_error=False,
         )
-        parser.usage_code = usage_code
         parser.words_after = words_after
         parser.add_argument(*(["-h"] if short_help else []), "--help", action="help", help="show this help and exit")
         parser.set_defaults(function=function, error_code=error_code)
@@ -58,21 +59,24 @@ class Commands:
 class Parser(argparse.ArgumentParser):
     """``argparse``'s, but for what it does otherwise than Docker's client."""
 
-    usage_code = 2
     words_after: str | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Give ``words_after`` all that follows the first word which is no option, as it stands: argparse would look
         for options in it and drop a ``--``.
         """
-        if self.words_after is None:
-            found, unknown = super().parse_known_args(args, namespace)
-        else:
-            end = self._first_word(args) + 1
-            found, unknown = super().parse_known_args(args[:end], namespace)
-            setattr(found, self.words_after, args[end:])
+        try:
+            if self.words_after is None:
+                found, unknown = super().parse_known_args(args, namespace)
+            else:
+                end = self._first_word(args) + 1
+                found, unknown = super().parse_known_args(args[:end], namespace)
+                setattr(found, self.words_after, args[end:])
+        except argparse.ArgumentError as error:
+            self._refuse(str(error), is_option=(error.argument_name or "").startswith("-"))
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            is_option = any(word.startswith("-") for word in unknown)
+            self._refuse(f"unrecognized arguments: {' '.join(unknown)}", is_option=is_option)
         return found, unknown
 
     def _first_word(self, args: Sequence[str]) -> int:
@@ -95,6 +99,10 @@ class Parser(argparse.ArgumentParser):
         return False
 
     def error(self, message: str) -> NoReturn:
-        """Docker's manner: one line that says what is wrong, one that says where to read more."""
+        """What ``argparse`` says of arguments that are not there."""
+        self._refuse(message, is_option=False)
+
+    def _refuse(self, message: str, *, is_option: bool) -> NoReturn:
+        """Docker's manner: one line that says what is wrong, one that says where to read more; and its exit codes."""
         print(f"{self.prog}: {message}\nSee '{self.prog} --help'.", file=sys.stderr)
-        sys.exit(self.usage_code)
+        sys.exit(_WRONG_OPTION if is_option else _WRONG_ARGUMENTS)

@@ -32,7 +32,6 @@ def add_commands(commands: Commands) -> None:
         run,
         "run a command in a new container",
         error_code=_ERROR,
-        usage_code=_ERROR,
         usage="capsule run [OPTIONS] IMAGE [COMMAND] [ARG...]",
         description="Run a command in a new container of an image. Its input, output and exit code are the command's "
         "own (125: capsule failed, 126: the command cannot be executed, 127: there is none of that name). When it has "

@@ -36,6 +36,58 @@ def test_image_ids_only(capsule, image):
     assert capsule("images", "-q", "listed:2").stdout == ""
 
 
+def test_images_as_they_are_asked_for(capsule, image):
+    template = "table {{.Repository}}\\t{{.ID}}\\t{{.CreatedAt}}"
+    header, row = capsule("images", "--format", template, "listed").stdout.splitlines()
+    assert re.split(r" {2,}", header) == ["REPOSITORY", "IMAGE ID", "CREATED AT"]
+    assert re.fullmatch(rf"listed +{image[7:19]} +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{{4}} \S+", row)
+    (line,) = capsule("images", "--format", "json", "listed").stdout.splitlines()
+    found = json.loads(line)
+    assert (found["Repository"], found["Tag"], found["ID"], found["Digest"]) == ("listed", "1", image[7:19], "<none>")
+    assert capsule("images", "-q", "--format", "{{.Tag}}:{{.Size}}", "listed").stdout == "1:2.69kB\n"
+    header = capsule("images", "-a", "--digests").stdout.splitlines()[0]
+    assert re.split(r" {2,}", header) == ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"]
+
+
+def test_images_that_filters_let_pass(capsule, image):
+    assert capsule("tag", "listed:1", "team/app:1.5").returncode == 0
+
+    def names(*words):
+        done = capsule("images", "--format", "{{.Repository}}:{{.Tag}}", *words)
+        assert done.returncode == 0, done.stderr
+        return {line for line in done.stdout.splitlines() if line.startswith(("listed", "team"))}
+
+    both = {"listed:1", "team/app:1.5"}
+    assert names("-f", "label=what") == names("-f", "label=what=a label") == both
+    assert names("-f", "label=what=another") == names("-f", "label=what", "-f", "label=no") == set()
+    assert names("-f", "dangling=false", "-f", "reference=li*") == names("list??:[1-3]") == {"listed:1"}
+    assert names("-f", "reference=*", "-f", "reference=team/*:1.[^0-4]") == both
+    assert names("*") == names("docker.io/library/listed") == {"listed:1"}
+    assert names("-f", "dangling=true") == names("-f", "since=listed:1") == names("-f", "until=24h") == set()
+    assert names("-f", "until=2999-01-01", "-f", "since=hello-world") == both
+    assert names("-f", "before=listed:1") == set()
+    capsule("rmi", "team/app:1.5")
+
+
+@pytest.mark.parametrize(
+    ("filter", "said"),
+    [
+        ("dangling", "NAME=VALUE"),
+        ("dangling=perhaps", "true or false"),
+        ("colour=red", "no filter 'colour'"),
+        ("reference=[z-a]", "no pattern"),
+        ("reference=[a", "no pattern"),
+        ("before=not-there", "not-there"),
+        ("until=yesterday", "no time"),
+        (f"until={9**30}h", "no time"),
+    ],
+)
+def test_a_filter_that_is_none(capsule, image, filter, said):
+    done = capsule("images", "-f", filter)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
 def test_what_is_built_in_is_listed_by_name(capsule):
     assert capsule("run", "hello-world").returncode == 0
     assert [line.split()[:2] for line in capsule("images", "hello-world").stdout.splitlines()[1:]] == [
@@ -106,6 +158,22 @@ def test_inspect(capsule, image):
     )
 
 
+def test_inspect_and_history_as_they_are_asked_for(capsule, image):
+    template = '{{.Id}} {{.Config.Cmd}} {{.Config.Entrypoint}} {{index .Config.Labels "what"}}'
+    done = capsule("inspect", "--type", "image", "-f", template, "listed:1", "not-there")
+    assert (done.returncode, done.stdout) == (1, f"{image} [/hello] [] a label\n")
+    (found,) = json.loads(capsule("inspect", "--format", "json", "listed:1").stdout)
+    assert (found["Config"]["Entrypoint"], found["Config"]["User"]) == (None, "")
+    top = json.loads(capsule("history", "--format", "json", "listed:1").stdout.splitlines()[0])
+    assert (top["ID"], top["Size"], top["Comment"][:8]) == (image[7:19], "1.5kB", "buildkit")
+    rows = capsule("history", "--format", "table {{.Size}}\\t{{.Comment}}", "listed:1").stdout.splitlines()
+    assert [re.split(" {2,}", row)[0] for row in rows] == ["SIZE", "1.5kB", "0B", "0B", "1.19kB"]
+    for command in ("inspect", "history", "images"):
+        done = capsule(command, "--format", "{{.No}}", *["listed:1"])
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no field .No" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["history", "not-there"], ["tag", "not-there", "x"], ["tag", "hello-world", "X y"]])
 def test_mistakes(capsule, words):
     done = capsule(*words)
@@ -133,9 +201,28 @@ def test_help_and_version(capsule):
     for command in ("build", "run", "images", "history", "tag", "rmi", "inspect", "check"):
         assert f"    {command} " in everything
         assert f"usage: capsule {command}" in capsule(command, "--help").stdout
-    wrong = capsule("fetch", "x")
-    assert wrong.returncode == 2
-    assert "'fetch'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fetch", "x"], 1, "'fetch'"),
+        (["--nope"], 125, "--nope"),
+        (["history"], 1, "IMAGE"),
+        (["images", "a", "b"], 1, "unrecognized arguments: b"),
+        (["images", "--nope"], 125, "unrecognized arguments: --nope"),
+        (["images", "-f"], 125, "-f/--filter"),
+        (["history", "-H=perhaps", "x"], 125, "'perhaps' is neither true nor false"),
+        (["run"], 1, "IMAGE"),
+        (["run", "--memory"], 125, "--memory"),
+        (["save", "--format", "zip", "x"], 125, "'zip'"),
+    ],
+)
+def test_words_that_make_no_command_end_as_dockers_client_does(capsule, words, code, said):
+    done = capsule(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "--help'" in done.stderr
 
 
 def test_a_reader_that_has_gone_is_no_traceback(start_capsule):

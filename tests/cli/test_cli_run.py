@@ -94,7 +94,6 @@ def test_the_exit_code_is_that_of_the_container(capsule, command, code):
         (["run", "-u", "nobody-of-that-name", HOST, "true"], "nobody-of-that-name"),
         (["run", "--no-such-option", HOST], "unrecognized arguments: --no-such-option\nSee 'capsule run --help'."),
         (["run", "-e"], "expected one argument"),
-        (["run"], "required: IMAGE"),
     ],
 )
 def test_an_error_of_capsule_is_a_message_and_exit_code_125(capsule, words, message):
