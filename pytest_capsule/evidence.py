@@ -102,7 +102,7 @@ def _sections(facts: Facts) -> Iterator[tuple[str, str]]:
         runs = (f"exit code {code}: {said}" if said else f"exit code {code}" for code, said in facts["health_log"])
         yield f"{title}: health", "\n".join(runs)
     if facts.get("processes"):
-        rows = [("PID", "USER", "STATUS", "COMMAND"), *((str(p[k]) for k in _COLUMNS) for p in facts["processes"])]
+        rows = [("PID", "USER", "STATUS", "COMMAND"), *([str(p[k]) for k in _COLUMNS] for p in facts["processes"])]
         yield f"{title}: processes", _table(rows)
     if facts.get("ports"):
         yield f"{title}: listening ports", "\n".join(facts["ports"])
