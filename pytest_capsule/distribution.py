@@ -335,7 +335,7 @@ def _found(repository: Repository, version: str | Digest) -> Document:
     except RegistryError as error:
         if error.status != 404:
             raise
-        raise ImageNotFound(error.message, reference=repository.reference.familiar, hint=error.hint) from error
+        raise ImageNotFound(error.message, reference=repository.reference.familiar, hint=error.hint) from None
 
 
 @contextmanager

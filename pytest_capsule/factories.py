@@ -27,16 +27,36 @@ _ASKED = "_capsule_asked"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a factory was asked for, ``where`` (``file:line``, for errors), and the folder where its paths start."""
+class Call:
+    """A call of a factory: ``where`` (``file:line``), the folder of that file, whether in the body of a class."""
 
-    spec: ContainerSpec
     where: str
     folder: Path
+    in_class: bool
+
+    @classmethod
+    def at(cls, depth: int) -> Call:
+        """The one that many frames above the caller of this."""
+        frame = sys._getframe(depth + 1)
+        path = Path(frame.f_code.co_filename)
+        return cls(f"{path}:{frame.f_lineno}", path.parent, in_class="__qualname__" in frame.f_locals)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a factory was asked for, and by which call."""
+
+    spec: ContainerSpec
+    call: Call
+
+    @property
+    def where(self) -> str:
+        """The call's ``file:line``, for errors."""
+        return self.call.where
 
     def folders(self, config: pytest.Config) -> list[Path]:
         """Where relative paths start: the factory's folder, then pytest's rootdir."""
-        return [self.folder, config.rootpath]
+        return [self.call.folder, config.rootpath]
 
 
 def image_fixture(
@@ -54,7 +74,7 @@ def image_fixture(
         with explaining(asked.where, request.config):
             return _capsule_session.image(asked.spec, asked.folders(request.config))
 
-    return _made(fixture, scope, asked)
+    return _made(fixture, scope, asked.call, asked)
 
 
 def container_fixture(
@@ -82,7 +102,7 @@ def container_fixture(
             with container:
                 yield container
 
-    return _made(fixture, scope or ("session" if shared else "function"), asked)
+    return _made(fixture, scope or ("session" if shared else "function"), asked.call, asked)
 
 
 def service_fixture(
@@ -117,22 +137,22 @@ def service_fixture(
             with running:
                 yield running
 
-    return _made(fixture, scope, asked)
+    return _made(fixture, scope, asked.call, asked)
 
 
 def network_fixture(
     name: str | None = None, *, outbound: bool = False, scope: Scope = "function"
 ) -> Callable[..., Network]:
     """A fixture that gives a ``Network`` for ``network=`` of containers; with ``outbound`` they have a way out."""
-    where = _caller()[0]
+    call = Call.at(1)
 
     def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[Network]:
-        with explaining(where, request.config):
+        with explaining(call.where, request.config):
             network = _capsule_session.engine.network(name, outbound=outbound)
         with network:
             yield network
 
-    return _made(fixture, scope)
+    return _made(fixture, scope, call)
 
 
 def asked_of(fixture: Callable[..., object]) -> Asked | None:
@@ -140,24 +160,17 @@ def asked_of(fixture: Callable[..., object]) -> Asked | None:
     return getattr(fixture, _ASKED, None)
 
 
-def _made(function: Callable[..., Any], scope: Scope, asked: Asked | None = None) -> Callable[..., Any]:
+def _made(function: Callable[..., Any], scope: Scope, call: Call, asked: Asked | None = None) -> Callable[..., Any]:
     import pytest
 
     setattr(function, _ASKED, asked)
-    fixture: Callable[..., Any] = pytest.fixture(scope=scope)(function)
+    fixture: Callable[..., Any] = pytest.fixture(scope=scope)(staticmethod(function) if call.in_class else function)
     return fixture
 
 
 def _asked(*args: Any, **keywords: Any) -> Asked:
-    where, folder = _caller(depth=3)
+    call = Call.at(2)
     try:
-        return Asked(ContainerSpec.of(*args, **keywords), where, folder)
+        return Asked(ContainerSpec.of(*args, **keywords), call)
     except UsageError as error:
-        raise placed(error, where) from None
-
-
-def _caller(depth: int = 2) -> tuple[str, Path]:
-    """Where the factory was called: ``file:line``, and the folder of that file."""
-    frame = sys._getframe(depth)
-    path = Path(frame.f_code.co_filename)
-    return f"{path}:{frame.f_lineno}", path.parent
+        raise placed(error, call.where) from None

@@ -76,7 +76,8 @@ def containers(
     hook = item.config.hook
     marked = _marks(item)
     places: list[Place | str] = [*(one.where for one in marked)] or [item.nodeid]
-    specs = [container_spec, *(one.spec for one in marked[1:])]
+    with explaining(places[0], item.config):
+        specs = [_spec_from("the fixture container_spec", container_spec), *(one.spec for one in marked[1:])]
     folders = _folders(item)
     running: dict[str, Container] = {}
     with contextlib.ExitStack() as stack:
@@ -84,7 +85,9 @@ def containers(
         volumes = stack.enter_context(_capsule_session.engine.volume_scope())
         for spec, where in zip(specs, places, strict=True):
             with explaining(where, item.config):
-                spec = hook.pytest_capsule_spec(item=item, spec=spec) or spec
+                spec = _spec_from(
+                    "the hook pytest_capsule_spec", hook.pytest_capsule_spec(item=item, spec=spec) or spec
+                )
                 if network is not None and spec.network is None:
                     spec = spec.with_changes(network=network)
                 container = _capsule_session.start(spec, folders, volumes)
@@ -132,6 +135,16 @@ def _marks(item: pytest.Item) -> list[Marked]:
 
     with explaining("", item.config):
         return read_marks(item)
+
+
+def _spec_from(giver: str, given: object) -> ContainerSpec:
+    """What a user's function gave, if it is of any use."""
+    from pytest_capsule.errors import UsageError
+    from pytest_capsule.spec import ContainerSpec
+
+    if not isinstance(given, ContainerSpec):
+        raise UsageError(f"{giver} gave {given!r}", hint="it gives a ContainerSpec, such as spec.with_changes(...)")
+    return given
 
 
 def _folders(item: pytest.Item) -> list[Path]:

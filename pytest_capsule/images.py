@@ -108,7 +108,7 @@ class Images:
                     f"{missing.message}; {error.message}",
                     reference=reference,
                     hint=f"{error.hint}; or {missing.hint}" if error.hint else missing.hint,
-                ) from error
+                ) from None
 
     def in_registry(self, reference: str) -> Reference | None:
         """What a registry may have under that text; ``None`` where it means something that can only be here."""

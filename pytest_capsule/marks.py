@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ class Place:
     def __str__(self) -> str:
         lines = _lines_of_marks(self.node)
         line = lines[self.position] if len(lines) == self.count else _line_of(self.item)
-        return f"{_shown(self.node, self.item)}:{line}"
+        return _from_here(f"{self.node.path}:{line}", self.item.config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,10 @@ def explaining(where: Place | str, config: pytest.Config) -> Iterator[None]:
     try:
         yield
     except CapsuleError as error:
-        message = str(placed(error, where)) if where else str(error)
+        place = _from_here(str(where), config)
+        message = str(placed(error, place)) if place else str(error)
         if isinstance(error, BuildError):
-            message = f"{where}: the image cannot be built\n{error}"
+            message = f"{place}: the image cannot be built\n{error}"
         if isinstance(error, UnsupportedHost) and config.stash[SETTINGS].unsupported == "skip":
             raise pytest.skip.Exception(message) from None
         raise pytest.fail.Exception(message, pytrace=False) from None
@@ -112,12 +114,9 @@ def _check_names(found: list[Marked]) -> None:
         names.add(marked.spec.name)
 
 
-def _shown(node: object, item: pytest.Item) -> str:
-    path = Path(getattr(node, "path", item.path))
-    try:
-        return str(path.relative_to(item.config.invocation_params.dir))
-    except ValueError:
-        return str(path)
+def _from_here(place: str, config: pytest.Config) -> str:
+    """The same as whoever has called pytest would write it."""
+    return place.removeprefix(os.path.join(config.invocation_params.dir, ""))
 
 
 def _line_of(item: pytest.Item) -> int:

@@ -139,13 +139,16 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give a report what there is to say of the test's containers."""
-    report = yield
-    session = item.config.stash.get(SESSION, None)
-    if session is not None:
-        from pytest_capsule.testimony import complete
+    """Give a report what there is to say of the test's containers, and no lines of our own code."""
+    session, raised = item.config.stash.get(SESSION, None), None if call.excinfo is None else call.excinfo.value
+    if session is None:
+        return (yield)
+    from pytest_capsule.testimony import complete, end_at_the_call
 
-        complete(report, item, session, None if call.excinfo is None else call.excinfo.value)
+    if raised is not None and not item.config.option.fulltrace:
+        end_at_the_call(raised)
+    report = yield
+    complete(report, item, session, raised)
     return report
 
 

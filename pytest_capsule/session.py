@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_capsule import wait as waiting
 from pytest_capsule.engine import Engine
-from pytest_capsule.errors import BuildError, CapsuleError
+from pytest_capsule.errors import BuildError
 from pytest_capsule.settings import LENDER, SETTINGS
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.store.image import Image
@@ -276,11 +276,11 @@ class CapsuleSession:
         """Begin with the first container of the next test, if nothing that the current one does can change it.
 
         Of several it is made alone, with their network: from inside it the others are not there before their turn. What
-        is wrong with it is left for the test itself to say.
+        is wrong with it, with this machine or with somebody's hook, is left for the test itself to say.
         """
         known = spec.build is None or image_key(spec, folders) in self._images
         if self._ahead is None and known and _is_alone(spec):
-            with contextlib.suppress(CapsuleError), contextlib.ExitStack() as undo:
+            with contextlib.suppress(Exception), contextlib.ExitStack() as undo:
                 wanted, network = self._of_image(spec, folders), None
                 if of_several and spec.network is None:
                     network = undo.enter_context(self.engine.network())
@@ -304,7 +304,7 @@ class CapsuleSession:
                 container.close()
 
     def _of_image(self, spec: ContainerSpec, folders: Sequence[Path]) -> ContainerSpec:
-        return spec.with_changes(image=self.image(spec, folders), build=None, target=None, build_args={})
+        return spec.with_changes(image=self.image(spec, folders))
 
 
 def build_of(spec: ContainerSpec) -> Build:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,27 @@ from pytest_capsule.summary import ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
     import pytest
 
     from pytest_capsule.session import CapsuleSession
+
+_OUR_FOLDER = os.path.join(os.path.dirname(__file__), "")
+
+
+def end_at_the_call(error: BaseException) -> None:
+    """Let the traceback of what we have raised end at the line that called us; ours are of no use to who reads it."""
+    if not isinstance(error, (CapsuleError, OSError, subprocess.SubprocessError)):
+        return  # a mistake of ours, perhaps
+    callers: TracebackType | None = None
+    frame = error.__traceback__
+    while frame is not None:
+        if not frame.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
+            callers = frame
+        frame = frame.tb_next
+    if callers is not None:
+        callers.tb_next = None
 
 
 def complete(

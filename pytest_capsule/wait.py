@@ -394,7 +394,7 @@ def log(regex: str | re.Pattern[str], times: int = 1) -> Log:
     try:
         return Log(re.compile(regex, re.MULTILINE) if isinstance(regex, str) else regex, times)
     except re.error as error:
-        raise UsageError(f"wait.log: {regex!r} is no regular expression: {error}") from error
+        raise UsageError(f"wait.log: {regex!r} is no regular expression: {error}") from None
 
 
 def healthy() -> Healthy:

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 from pytest_capsule._linux import channel
@@ -31,7 +32,7 @@ from pytest_capsule.runtime.process import DEVNULL, PATIENCE, PIPE, ExecResult, 
 from pytest_capsule.runtime.restraint import Restraint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from types import TracebackType
 
     from pytest_capsule.oci.config import Healthcheck
@@ -522,7 +523,8 @@ class Container:
                 process.kill_group()
             out, err = error.output or b"", error.stderr or b""
             raise ExecTimeout(
-                f"{error.cmd!r} did not end within {timeout} s in container {self.name} and was killed",
+                f"{error.cmd!r} did not end within {timeout} s in container {self.name} and was killed"
+                f"{_printed(out, err)}",
                 command=error.cmd,
                 timeout=timeout or 0,
                 stdout=out.decode("utf-8", "replace") if text else out,
@@ -537,8 +539,7 @@ class Container:
             raise ContainerError(f"container {self.name} went while {process.args!r} ran in it", container=self.name)
         if check and code != 0:
             raise ExecError(
-                f"{process.args!r} ended with exit code {code} in container {self.name}\n"
-                f"--- stdout\n{_shown(stdout)}\n--- stderr\n{_shown(stderr)}",
+                f"{process.args!r} ended with exit code {code} in container {self.name}{_printed(stdout, stderr)}",
                 command=process.args,
                 exit_code=code,
                 stdout=stdout,
@@ -588,6 +589,8 @@ class Container:
         window: tuple[int, int] | None = None,
         timeout: float | None = None,
     ) -> Process:
+        if isinstance(cmd, bytes) or not isinstance(cmd, Sequence):
+            raise UsageError(f"{cmd!r} is no command: it is a list of words, or a text for the shell")
         args = [*self.spec.shell, cmd] if isinstance(cmd, str) else [str(word) for word in cmd]
         if not args:
             raise UsageError("a command needs at least the name of a program")
@@ -1043,5 +1046,8 @@ def _memory_file(content: str | bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def _shown(output: str | bytes | None) -> str:
-    return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
+def _printed(stdout: str | bytes | None, stderr: str | bytes | None) -> str:
+    """What a command has printed, as an error says it; nothing of a stream that it left empty."""
+    texts = (one.decode("utf-8", "replace") if isinstance(one, bytes) else one or "" for one in (stdout, stderr))
+    named = zip(("stdout", "stderr"), (text.rstrip() for text in texts), strict=True)
+    return "".join(f"\n--- {name}\n{text}" for name, text in named if text)

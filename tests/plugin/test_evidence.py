@@ -50,6 +50,58 @@ def test_a_failure_shows_processes_ports_and_changed_files(suite):
     result.stdout.no_fnmatch_line("udp *")
 
 
+def test_each_process_has_its_own_line(suite):
+    result = suite(
+        """
+        import pytest
+        from pytest_capsule import wait
+
+        @pytest.mark.container("capsule/host", name="web", command="sleep 1001 & sleep 1002 & echo on; wait",
+                               wait=wait.log("on"))
+        def test_it(container):
+            def became_sleep(container):  # a shell that has forked has not yet
+                return {"1001", "1002"} <= {one["command"][-1] for one in container.top() if one["command"]}
+
+            wait.until(container, became_sleep, 60)
+            assert False
+        """
+    )
+
+    shown = result.stdout.str()
+    _, _, table = shown.partition("container web: processes")
+    rows = table.partition("PID")[2].splitlines()[1:4]
+    assert len({row.split()[0] for row in rows}) == 3
+    assert sorted(row.split()[-1] for row in rows) == ["1001", "1002", "wait"]
+
+
+@pytest.mark.parametrize("style", ["auto", "long", "short", "native"])
+def test_the_traceback_of_our_errors_ends_at_the_line_of_the_test(suite, style):
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.container("capsule/host", command=[])
+        @pytest.mark.parametrize("what", ["exec", "open", "image"])
+        def test_it(container, capsule, what):
+            if what == "exec":
+                container.exec("echo said; echo why >&2; exit 3", check=True)
+            if what == "open":
+                container.read_text("/none")
+            if what == "image":
+                capsule.run("no-such-image:1")
+        """,
+        f"--tb={style}",
+        "--capsule-pull=never",
+    )
+
+    result.assert_outcomes(failed=3)
+    shown = result.stdout.str()
+    assert "ended with exit code 3" in shown
+    assert "No such file or directory: '/none'" in shown
+    assert "no image 'no-such-image:1'" in shown
+    assert not re.search(r"pytest_capsule/\w", shown)
+
+
 def test_what_a_container_prints_drives_no_terminal(suite):
     result = suite(
         r"""

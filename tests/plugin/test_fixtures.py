@@ -91,6 +91,62 @@ def test_overriding_container_spec_changes_what_is_started(suite):
     ).assert_outcomes(passed=2)
 
 
+def test_a_changed_spec_has_the_image_that_was_named_last(suite, pytester):
+    pytester.mkdir("app").joinpath("Dockerfile").write_text("FROM capsule/host\nARG A\nRUN echo $A > /built\n")
+    suite(
+        """
+        import pytest
+
+        @pytest.fixture
+        def container_spec(container_spec, change):
+            return container_spec.with_changes(**change)
+
+        @pytest.mark.container(build="app", build_args={"A": "1"}, command=[])
+        @pytest.mark.parametrize("change", [{"image": "capsule/host"}])
+        def test_an_image_instead_of_a_build(container):
+            assert not container.exists("/built")
+
+        @pytest.mark.container("hello-world", command=[])
+        @pytest.mark.parametrize("change", [{"build": "app", "build_args": {"A": "2"}}])
+        def test_a_build_instead_of_an_image(container):
+            assert container.read_text("/built") == "2\\n"
+        """
+    ).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("given", ["None", "'hello-world'"])
+def test_what_gives_no_spec_is_named(suite, pytester, given):
+    result = suite(
+        f"""
+        import pytest
+
+        class TestFixture:
+            @pytest.fixture
+            def container_spec(self):
+                return {given}
+
+            @pytest.mark.container("hello-world")
+            def test_it(self, container):
+                pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"test_suite.py:8: the fixture container_spec gave {given}"])
+
+    pytester.makeconftest("def pytest_capsule_spec(item, spec): return 'hello-world'")
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.container("hello-world")
+        def test_it(container):
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["test_suite.py:3: the hook pytest_capsule_spec gave 'hello-world'"])
+
+
 def test_the_engine_is_a_session_fixture_that_closes_what_is_left_open(suite, pytester):
     result = suite(
         """
@@ -147,6 +203,29 @@ def test_factories_make_fixtures_of_any_scope(suite, pytester):
                     assert second.exec("getent hosts first").exit_code == 0
         """
     ).assert_outcomes(passed=4)
+
+
+def test_factories_make_fixtures_of_a_class(run):
+    run(
+        """
+        from pytest_capsule import container_fixture, image_fixture, network_fixture
+
+        class TestClass:
+            image = image_fixture("hello-world")
+            box = container_fixture("capsule/host", command=[], scope="class")
+            own = container_fixture("capsule/host", command=[])
+            network = network_fixture(scope="class")
+
+            def test_one(self, image, box, own, network):
+                assert image.tags
+                box.write_text("/note", "for all of the class")
+                own.write_text("/note", "")
+
+            def test_two(self, box, own):
+                assert box.read_text("/note") == "for all of the class"
+                assert not own.exists("/note")
+        """
+    ).assert_outcomes(passed=2)
 
 
 def test_a_wrong_factory_names_its_own_line(suite, pytester):

@@ -98,6 +98,14 @@ def test_build_takes_a_build(suite, pytester):
         ('"capsule/host", ports=["x"]', "*test_suite.py:3: *'x'*"),
         ('"capsule/host", volumes=["/no/where:/x"]', "*test_suite.py:3: volume /no/where:/x: * does not exist*"),
         ('"capsule/host", wait="soon"', "*test_suite.py:3: wait='soon': it takes a strategy*"),
+        ("5", "*test_suite.py:3: image=5: it takes a reference or an Image"),
+        ("build=5", "*test_suite.py:3: build=5: it takes a folder, the path of a Dockerfile, or a Build"),
+        ('"capsule/host", name="a b"', "*test_suite.py:3: name='a b' is no name of a container"),
+        ('"capsule/host", workdir="srv"', "*test_suite.py:3: workdir='srv': it takes a path that begins with /"),
+        ('"capsule/host", timeout=-1', "*test_suite.py:3: timeout=-1: it takes a number of seconds, none below 0"),
+        ('"capsule/host", timeout=float("nan")', "*test_suite.py:3: timeout=nan: it takes a number of seconds*"),
+        ('"capsule/host", env={"A": None}', "*test_suite.py:3: env={'A': None}: names and values are texts"),
+        ('"capsule/host", entrypoint=[1]', "*test_suite.py:3: entrypoint=[[]1[]]: every word is a text"),
     ],
 )
 def test_a_wrong_marker_is_one_clear_error_with_its_line(suite, mark, message):
