@@ -14,6 +14,7 @@ from typing import IO, Any, Union
 from pytest_capsule.archive import layers
 from pytest_capsule.build.configuration import changed
 from pytest_capsule.errors import ImageNotFound, InvalidReference, MalformedImage, StoreError, UsageError
+from pytest_capsule.images import DOCKER_FORMAT, FOLDER_FORMAT, refuse_foreign
 from pytest_capsule.oci.config import History, ImageConfig, RunConfig
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference
@@ -23,10 +24,6 @@ from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.store import Store
 
 _PIPE = "-"
-OCI = "oci:"
-DOCKER = "docker-archive:"
-DOCKER_FORMAT, FOLDER_FORMAT = "docker-archive", "oci-dir"
-FORMATS = (DOCKER_FORMAT, FOLDER_FORMAT)
 Source = Union[str, "os.PathLike[str]", IO[bytes]]
 
 
@@ -67,8 +64,8 @@ class Archives:
 
     def save(self, images: Sequence[tuple[Image, Sequence[str]]], target: Source, *, format: str) -> None:
         """Write images, each with the names that it is to have, as a tar or as a folder."""
-        if format not in FORMATS:
-            raise UsageError(f"no such format: {format!r}", hint=f"it is {' or '.join(FORMATS)}")
+        if format not in (DOCKER_FORMAT, FOLDER_FORMAT):
+            raise UsageError(f"no such format: {format!r}", hint=f"it is {DOCKER_FORMAT} or {FOLDER_FORMAT}")
         packed = [(image.packed(), names) for image, names in images]
         content = self._store.content
         if format == FOLDER_FORMAT:
@@ -114,15 +111,6 @@ class Archives:
                 named = "stdin" if shown == _PIPE else shown
                 raise MalformedImage(found["broken"], document=named, hint="import takes the tar of a root filesystem")
             return self._store.adopt(tree)
-
-
-def refuse_foreign(path: Path, *, shown: str) -> None:
-    """A folder of somebody else's has nobody's files in a container without root."""
-    if os.geteuid() != 0 and path.stat().st_uid != os.getuid():
-        raise UsageError(
-            f"{shown} belongs to another user, whose files are nobody's in a container without root",
-            hint=f"pack it as root (tar -C {path} --numeric-owner -cf rootfs.tar .) and use rootfs.tar",
-        )
 
 
 @contextlib.contextmanager

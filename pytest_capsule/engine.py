@@ -7,39 +7,29 @@ root filesystem → container → its main process → ready.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import posixpath
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# What a test with a container of a local image needs. All else is imported by the method that uses it: see "What a
+# process pays" in docs/architecture.md.
 from pytest_capsule import launch
-from pytest_capsule import wait as waiting
-from pytest_capsule.archives import DOCKER_FORMAT, Archives, Source
-from pytest_capsule.build import builder
-from pytest_capsule.build.checks import check
-from pytest_capsule.build.events import BuildEvent
-from pytest_capsule.build.request import request
-from pytest_capsule.build.secrets import Secret
-from pytest_capsule.commits import commit
-from pytest_capsule.dockerfile.lint import LintResult
 from pytest_capsule.errors import UnsupportedHost, UsageError
-from pytest_capsule.images import Images
+from pytest_capsule.images import DOCKER_FORMAT, Images
 from pytest_capsule.locations import location_of
 from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
 from pytest_capsule.networks import Network, Ports
-from pytest_capsule.oci.config import History
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import Reference, familiar
 from pytest_capsule.outbound import Outbound, installed, on_host_instead
-from pytest_capsule.progress import in_words
 from pytest_capsule.registry.settings import RegistrySettings
 from pytest_capsule.runtime import changes
-from pytest_capsule.runtime.borrowed import BorrowedContainer, Lent
 from pytest_capsule.runtime.cgroups import Cgroups
 from pytest_capsule.runtime.container import Container
 from pytest_capsule.runtime.limits import Limits, parse_size
@@ -49,21 +39,29 @@ from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
 from pytest_capsule.stacking import Stacking
-from pytest_capsule.store import collection, host, trees, verification
+from pytest_capsule.store import host, trees
 from pytest_capsule.store.image import Image, Tree
-from pytest_capsule.store.packing import Packing
 from pytest_capsule.store.store import Store, claim_of_layer
 from pytest_capsule.volumes import Volume, Volumes, find_path, mounts_of
-from pytest_capsule.workshop import ContainerWorkshop
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pytest_capsule.archives import Archives, Source
+    from pytest_capsule.build.events import BuildEvent
+    from pytest_capsule.build.secrets import Secret
     from pytest_capsule.check import HostReport
     from pytest_capsule.distribution import Distribution, TransferEvent
+    from pytest_capsule.dockerfile.lint import LintResult
+    from pytest_capsule.oci.config import History
+    from pytest_capsule.runtime.borrowed import Lent
     from pytest_capsule.shared_cache import SharedCache
+    from pytest_capsule.store.collection import Pruned
+    from pytest_capsule.store.packing import Packing
+    from pytest_capsule.store.verification import Verified
+    from pytest_capsule.workshop import ContainerWorkshop
 
-Progress = Callable[[BuildEvent], None]
+Progress = Callable[["BuildEvent"], None]
 Transfer = Callable[["TransferEvent"], object]
 
 
@@ -103,15 +101,19 @@ class Engine:
         self._worker = Worker(self._supervisor)
         self._wires = Worker(self._supervisor)
         self._stacking = Stacking(self._store, self._worker)
-        processors = len(os.sched_getaffinity(0))
-        self._crew = Crew(self._supervisor, processors)
-        self._packing = Packing(self._store, self._crew.call, parallel=processors, host_directories=host.directories)
+        self._processors = len(os.sched_getaffinity(0))
+        self._crew = Crew(self._supervisor, self._processors)
+        self._store.packer = lambda: self._packing
         self._pump = LogPump()
         self._ports = Ports(self._supervisor)
         self._outbound = Outbound(self._supervisor)
         self._cgroups = Cgroups()
-        self._archives = Archives(self._store, self._packing, self._crew.call)
-        self._images = Images(self._store, self._archives, foreign=self.ids.kind != "root", unpack=self._unpack_rootfs)
+        self._images = Images(
+            self._store,
+            foreign=self.ids.kind != "root",
+            unpack=self._unpack_rootfs,
+            find_in_archive=lambda reference: self._archives.find(reference),
+        )
         self._distribution: Distribution | None = None
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
@@ -133,6 +135,18 @@ class Engine:
             # What those own, or have closed to themselves (a folder of mode 600), this process may not even look at.
             return self._worker.call(trees.__name__, function, *paths)
         return trees.call(function, *paths)
+
+    @functools.cached_property
+    def _packing(self) -> Packing:
+        from pytest_capsule.store.packing import Packing
+
+        return Packing(self._store, self._crew.call, parallel=self._processors, host_directories=host.directories)
+
+    @functools.cached_property
+    def _archives(self) -> Archives:
+        from pytest_capsule.archives import Archives
+
+        return Archives(self._store, self._packing, self._crew.call)
 
     # -- images -------------------------------------------------------------------------------------------------------
 
@@ -168,6 +182,9 @@ class Engine:
         writes it: ``type=registry,ref=NAME[,mode=max]``, ``type=local,src=FOLDER`` (to write ``dest=``), or a reference
         alone. A cache that cannot be read is a warning; one that cannot be written ends the build (``RegistryError``).
         """
+        from pytest_capsule.build import builder
+        from pytest_capsule.build.request import request
+
         self._check_open()
         if tag is not None:
             Reference.parse(tag)
@@ -187,7 +204,7 @@ class Engine:
                 wanted,
                 store=self._store,
                 workshop=self._new_workshop(),
-                find_image=partial(self._find_base, pull="always" if pull else None),
+                find_image=functools.partial(self._find_base, pull="always" if pull else None),
                 tell=progress,
                 sharing=sharing,
             )
@@ -201,7 +218,7 @@ class Engine:
         if not cache_from and not cache_to:
             yield None
             return
-        from pytest_capsule.shared_cache import SharedCache, parse_places  # here: most builds share nothing
+        from pytest_capsule.shared_cache import SharedCache, parse_places
 
         sources, targets = parse_places(cache_from, "from"), parse_places(cache_to, "to")
         shared = SharedCache(self._store, self._packing, self._registries, tell)
@@ -213,8 +230,10 @@ class Engine:
             shared.warn()
 
     def _find_base(self, reference: str, platform: Platform, note: Callable[[str], None], *, pull: str | None) -> Image:
+        from pytest_capsule.progress import in_words
+
         when = pull or self.when_to_pull
-        fetch = partial(self._pull, progress=in_words(note), platform=platform, is_name=False)
+        fetch = functools.partial(self._pull, progress=in_words(note), platform=platform, is_name=False)
         return self._images.obtain(reference, when, fetch, platform)
 
     def lint(
@@ -230,6 +249,9 @@ class Engine:
         The arguments are those of ``build``. What is wrong is in the result, never raised, but for options of the
         checks that cannot be read (``DockerfileError``).
         """
+        from pytest_capsule.build.checks import check
+        from pytest_capsule.build.request import request
+
         self._check_open()
         return check(request(context, dockerfile, target=target, build_args=build_args), self._images.find)
 
@@ -243,7 +265,7 @@ class Engine:
         if isinstance(reference, Image):
             return reference
         when = self.when_to_pull if pull is None else _pull_policy(pull)
-        return self._images.obtain(reference, when, partial(self._pull, progress=progress))
+        return self._images.obtain(reference, when, functools.partial(self._pull, progress=progress))
 
     def _local(self, image: str | Image) -> Image:
         return self.image(image, pull="never")
@@ -283,7 +305,7 @@ class Engine:
             return str(self._registries().push(found, target, progress or _tell_nobody))
 
     def _registries(self) -> Distribution:
-        from pytest_capsule.distribution import Distribution  # here: it costs HTTP and TLS, and most runs need neither
+        from pytest_capsule.distribution import Distribution
 
         with self._lock:
             if self._distribution is None:
@@ -313,9 +335,7 @@ class Engine:
         if not (isinstance(image, str) and self._store.untag(image)):
             self._store.remove(found)
 
-    def prune(
-        self, *, all: bool = False, build_cache: bool = False, keep: int | str | None = None
-    ) -> collection.Pruned:
+    def prune(self, *, all: bool = False, build_cache: bool = False, keep: int | str | None = None) -> Pruned:
         """Remove what nobody needs; returns what went, and its size in bytes.
 
         Images without a name, and layers and blobs that no image has; with ``build_cache`` also the steps of builds and
@@ -326,14 +346,17 @@ class Engine:
         self._check_open()
         return self._prune(all=all, build_cache=build_cache, keep=None if keep is None else _bytes(keep))
 
-    def _prune(self, **what: Any) -> collection.Pruned:
-        with self._lock:
-            images = [container.image for container in list(self._open.values())]
+    def _prune(self, **what: Any) -> Pruned:
+        from pytest_capsule.store import collection
+
+        images = [container.image for container in list(self._open.values())]
         in_use = {claim_of_layer(layer.id) for image in images for layer in image.layers}
         return collection.prune(self._store, keep_images=self._images.built_in(), in_use=in_use, **what)
 
-    def verify(self) -> verification.Verified:
+    def verify(self) -> Verified:
         """Look at every digest and record of the store, and mend what is broken, or name it."""
+        from pytest_capsule.store import verification
+
         self._check_open()
         return verification.verify(self._store, self._crew.call)
 
@@ -395,6 +418,8 @@ class Engine:
         ``command`` and ``env`` are the new image's; ``change`` are instructions such as ``USER app``: Docker's
         ``--change``. ``UsageError`` for one that is none of these.
         """
+        from pytest_capsule.commits import commit
+
         if tag is not None:
             Reference.parse(tag)
         with self._store.claims.working():
@@ -441,7 +466,9 @@ class Engine:
         if container.command:
             container.start(container.command, stdin=spec.stdin)
         if spec.wait is not None:
-            waiting.until(container, spec.wait, spec.timeout)
+            from pytest_capsule import wait
+
+            wait.until(container, spec.wait, spec.timeout)
 
     def create(
         self,
@@ -600,6 +627,8 @@ class Engine:
 
     def attach(self, lent: Lent, descriptors: Sequence[int], ask: Callable[..., Any]) -> Container:
         """A container that the engine of another process has started and lends: see ``BorrowedContainer``."""
+        from pytest_capsule.runtime.borrowed import BorrowedContainer
+
         container = BorrowedContainer(self._supervisor, self._pump, lent, descriptors, ask)
         self._note_open(container)
         return container
@@ -656,6 +685,8 @@ class Engine:
         return self._store.scratch()
 
     def _new_workshop(self) -> ContainerWorkshop:
+        from pytest_capsule.workshop import ContainerWorkshop
+
         return ContainerWorkshop(self._supervisor, self._store, self._pump, self._stacking)
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_capsule.archive import unpack
-from pytest_capsule.archives import DOCKER, OCI, Archives, refuse_foreign
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UsageError
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
@@ -19,6 +17,10 @@ from pytest_capsule.store.builtin import HELLO_WORLD, hello_world_image, scratch
 from pytest_capsule.store.image import Image
 from pytest_capsule.store.store import Store
 
+DOCKER_FORMAT, FOLDER_FORMAT = "docker-archive", "oci-dir"
+"""How ``Engine.save`` writes images."""
+_OCI = "oci:"
+_DOCKER = f"{DOCKER_FORMAT}:"
 _ROOTFS = "rootfs:"
 _SCRATCH = "scratch"
 _HUB_NAMES = (f"{DEFAULT_DOMAIN}/", f"index.{DEFAULT_DOMAIN}/")
@@ -27,16 +29,22 @@ _HUB_NAMES = (f"{DEFAULT_DOMAIN}/", f"index.{DEFAULT_DOMAIN}/")
 class Images:
     """Finds images. ``foreign`` says that files of the host's root are nobody's inside.
 
-    ``unpack(archive, scratch)`` unpacks a root filesystem's tar into ``scratch / "fs"``.
+    ``unpack(archive, scratch)`` unpacks a root filesystem's tar into ``scratch / "fs"``; ``find_in_archive`` gives what
+    ``oci:PATH`` or ``docker-archive:FILE`` names.
     """
 
     def __init__(
-        self, store: Store, archives: Archives, *, foreign: bool, unpack: Callable[[Path, Path], None]
+        self,
+        store: Store,
+        *,
+        foreign: bool,
+        unpack: Callable[[Path, Path], None],
+        find_in_archive: Callable[[str], Image],
     ) -> None:
         self._store = store
-        self._archives = archives
         self._foreign = foreign
         self._unpack = unpack
+        self._find_in_archive = find_in_archive
         self._lock = threading.Lock()
         self._host: Image | None = None
 
@@ -55,8 +63,8 @@ class Images:
         raise ImageNotFound(f"{reference} is here for {found.config.platform}, not for {platform}", reference=reference)
 
     def _find(self, reference: str) -> Image:
-        if reference.startswith((OCI, DOCKER)):
-            return self._archives.find(reference)
+        if reference.startswith((_OCI, _DOCKER)):
+            return self._find_in_archive(reference)
         if reference.startswith(_ROOTFS):
             return self._rootfs(Path(reference.removeprefix(_ROOTFS)))
         found = self._store.find(reference)
@@ -112,7 +120,7 @@ class Images:
 
     def in_registry(self, reference: str) -> Reference | None:
         """What a registry may have under that text; ``None`` where it means something that can only be here."""
-        if reference.startswith((OCI, DOCKER, _ROOTFS, "sha256:")) or _built_in(reference):
+        if reference.startswith((_OCI, _DOCKER, _ROOTFS, "sha256:")) or _built_in(reference):
             return None
         found = self._store.find(reference)
         is_id = found is not None and found.id.startswith(f"sha256:{reference}")
@@ -154,6 +162,8 @@ class Images:
             return self._store.put(scratch_config(), (self._store.layer(str(path)),))
         if not path.is_file():
             raise ImageNotFound(f"rootfs:{path}: no such directory or tar", reference=f"{_ROOTFS}{path}")
+        from pytest_capsule.archive import unpack
+
         with path.open("rb") as file:
             if not unpack.is_archive(file):
                 raise UsageError(f"rootfs:{path} is neither a directory nor a tar archive")
@@ -168,6 +178,15 @@ class Images:
                     record = {"layer": self._store.adopt(scratch / "fs").id}
                 self._store.keep_step(key, record)
         return self._store.put(scratch_config(), (self._store.layer(record["layer"]),))
+
+
+def refuse_foreign(path: Path, *, shown: str) -> None:
+    """A folder of somebody else's has nobody's files in a container without root."""
+    if os.geteuid() != 0 and path.stat().st_uid != os.getuid():
+        raise UsageError(
+            f"{shown} belongs to another user, whose files are nobody's in a container without root",
+            hint=f"pack it as root (tar -C {path} --numeric-owner -cf rootfs.tar .) and use rootfs.tar",
+        )
 
 
 def _memory_of(reference: Reference, platform: Platform) -> str:

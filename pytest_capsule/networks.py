@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel
 from pytest_capsule.errors import CapsuleError, UnsupportedHost, UsageError
-from pytest_capsule.network import bridge, forwarder, names
+from pytest_capsule.network import bridge, names
 from pytest_capsule.network.addresses import AddressPool, Host, Subnet
 from pytest_capsule.network.ports import PortMapping, listen
 from pytest_capsule.runtime.spec import Attachment
@@ -302,6 +302,8 @@ class Ports:
 
     def publish(self, container: Container, mapping: PortMapping) -> tuple[str, int]:
         """Listen on the host for a port inside; returns where. Unpublished when the container closes."""
+        from pytest_capsule.network import forwarder
+
         request = channel.encode({"op": "connect", "port": mapping.port, "udp": mapping.protocol == "udp"})
         with listen(mapping) as listener, self._lock:
             self._count += 1
@@ -321,6 +323,8 @@ class Ports:
         return self._control
 
     def _unpublish(self, key: str) -> None:
+        from pytest_capsule.network import forwarder
+
         with self._lock, contextlib.suppress(OSError):
             if self._control is not None:
                 forwarder.unpublish(self._control, key)

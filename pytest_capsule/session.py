@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_capsule import wait as waiting
 from pytest_capsule.engine import Engine
 from pytest_capsule.errors import BuildError
 from pytest_capsule.settings import LENDER, SETTINGS
@@ -214,7 +213,9 @@ class CapsuleSession:
         container, is_first = self._borrow_from(self._lender).borrow(key, wanted.with_changes(wait=None), folders)
         with self._starting(container, spec, folders, began, is_news=is_first):
             if wanted.wait is not None:
-                waiting.until(container, wanted.wait, wanted.timeout)
+                from pytest_capsule import wait
+
+                wait.until(container, wanted.wait, wanted.timeout)
         return container
 
     def _borrow_from(self, lender: str) -> Borrower:
@@ -351,7 +352,11 @@ def _unmade(name: str, events: Sequence[BuildEvent]) -> Unmade:
 
 
 def _waited_for(spec: ContainerSpec) -> str | None:
-    return None if spec.wait is None else waiting.describe(spec.wait)
+    if spec.wait is None:
+        return None
+    from pytest_capsule import wait
+
+    return wait.describe(spec.wait)
 
 
 def _is_alone(spec: ContainerSpec) -> bool:

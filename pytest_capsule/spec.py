@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -161,6 +160,8 @@ _VALUES = (str, int, float, os.PathLike)
 def _check_keywords(given: Mapping[str, Any]) -> None:
     for keyword in given:
         if keyword not in _KEYWORDS:
+            import difflib
+
             near = difflib.get_close_matches(keyword, _KEYWORDS, n=1)
             hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(_KEYWORDS)}"
             raise UsageError(f"container has no keyword {keyword}=", hint=hint)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pytest_capsule
+from pytest_capsule import Engine
 
 PACKAGE = Path(pytest_capsule.__file__).parent
 
@@ -30,9 +31,9 @@ FLOORS = {
     "outbound": {"errors", "_linux", "locations", "network", "runtime", "spec"},
     "launch": {"errors", "_linux", "oci", "runtime", "spec", "store"},
     "volumes": {"errors", "runtime", "spec"},
-    "archives": {"errors", "archive", "build", "oci", "store"},
+    "archives": {"errors", "archive", "build", "images", "oci", "store"},
     "commits": {"build", "oci", "runtime", "store"},
-    "images": {"errors", "archive", "archives", "oci", "store"},
+    "images": {"errors", "archive", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
     "shared_cache": {"errors", "build", "distribution", "oci", "store"},
     "stacking": {"errors", "runtime", "store"},
@@ -157,8 +158,9 @@ def test_no_cycle_of_imports_at_run_time():
 
 
 def loaded_by(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(said.splitlines()[-1].split())
 
 
 def test_the_package_never_imports_pytest():
@@ -181,6 +183,44 @@ def test_the_plugin_imports_nothing_of_the_engine():
         "pytest_capsule.settings",
         "pytest_capsule.summary",
     }
+
+
+# What only builds, registries, archives, pruning and the check need, of ours and of Python's library.
+NOT_FOR_A_LOCAL_IMAGE = (
+    "archive.compression archives build check commits distribution dockerfile mounts progress registry.client "
+    "shared_cache store.collection store.packing store.verification workshop"
+).split()
+DEAR_OF_THE_LIBRARY = {"asyncio", "concurrent.futures", "difflib", "email", "http.client", "ssl", "urllib.request"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """
+from pytest_capsule import Engine
+with Engine(cache_dir={cache!r}) as engine, engine.run("hello-world") as container:
+    container.wait(timeout=60)
+""",
+        """
+from pytest_capsule.cli import main
+main(["--cache-dir", {cache!r}, "images", "--quiet"])
+""",
+        """
+from pytest_capsule.cli import main
+main(["--cache-dir", {cache!r}, "run", "--rm", "hello-world"])
+""",
+    ],
+    ids=["Engine.run", "capsule images", "capsule run"],
+)
+def test_a_local_image_is_started_without_what_builds_and_fetches_images(tmp_path, statement):
+    """What a process pays before it does anything: see docs/architecture.md."""
+    with Engine(cache_dir=tmp_path) as engine:
+        assert engine.image("hello-world").id  # which is worked out once in a store, and by what is not needed later
+    loaded = loaded_by(statement.format(cache=str(tmp_path)))
+    ours = tuple(f"pytest_capsule.{name}" for name in NOT_FOR_A_LOCAL_IMAGE)
+    assert "pytest_capsule.engine" in loaded
+    assert not {name for name in loaded if name in ours or name.startswith(tuple(f"{name}." for name in ours))}
+    assert not loaded & DEAR_OF_THE_LIBRARY
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

@@ -93,13 +93,6 @@ def can_read_zstd() -> bool:
     return _zstd is not None
 
 
-def zstd_folders() -> list[str]:
-    """Where a Python that looks in its own library only finds zstd: nothing to add where it has it itself, or none."""
-    if _zstd is None or not _zstd.__name__.startswith("backports."):
-        return []
-    return [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(_zstd.__file__))))]
-
-
 def compression_of(head: bytes) -> str:
     """How a stream that begins so is compressed: gzip, bzip2, xz or zstd; empty for none of them."""
     return next((name for magic, (name, _) in _KINDS.items() if head.startswith(magic)), "")

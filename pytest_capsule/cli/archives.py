@@ -6,8 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_capsule.archives import DOCKER_FORMAT, FOLDER_FORMAT, FORMATS
 from pytest_capsule.errors import UsageError
+from pytest_capsule.images import DOCKER_FORMAT, FOLDER_FORMAT
 
 if TYPE_CHECKING:
     from pytest_capsule.archives import Source
@@ -41,7 +41,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", default=_PIPE, help="write to FILE; - is stdout, the default")
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=(DOCKER_FORMAT, FOLDER_FORMAT),
         default=DOCKER_FORMAT,
         help=f"{DOCKER_FORMAT}: a tar for docker load, and an OCI layout too; {FOLDER_FORMAT}: a layout as a folder",
     )

@@ -10,7 +10,6 @@ from pytest_capsule.cli.attach import attach
 from pytest_capsule.cli.secrets import secret
 from pytest_capsule.errors import BuildError, UsageError
 from pytest_capsule.oci.reference import Reference
-from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
 from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
     from pytest_capsule.engine import Engine
+    from pytest_capsule.progress import Progress
     from pytest_capsule.store.image import Image
 
 
@@ -148,6 +148,8 @@ def _progress(kind: str, names: str) -> Progress:
         raise UsageError(f"BUILDKIT_PROGRESS={kind}: it is one of {', '.join(_PROGRESS)}")
     if kind == "tty" and not sys.stderr.isatty():
         raise UsageError("--progress=tty: stderr is no terminal", hint="use --progress=plain")
+    from pytest_capsule.progress import JsonProgress, LiveProgress, PlainProgress, Progress
+
     if kind == "quiet":
         return Progress()
     if kind == "rawjson":

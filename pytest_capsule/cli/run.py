@@ -6,7 +6,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_capsule.build.configuration import changed
 from pytest_capsule.cli.attach import attach
 from pytest_capsule.cli.build import assignments
 from pytest_capsule.cli.registry import TransferProgress
@@ -102,7 +101,10 @@ def run(call: Invocation) -> int:
     spec = _spec(options)
     with call.engine() as engine:
         image = engine.image(options.image, pull=options.pull, progress=TransferProgress(sys.stderr))
-        changed(image.config.config, options.change)  # what is wrong with one is told before there is work to be lost
+        if options.change:  # what is wrong with one is told before there is work to be lost
+            from pytest_capsule.build.configuration import changed
+
+            changed(image.config.config, options.change)
         return _run(engine.create(spec.with_changes(image=image)), options)
 
 

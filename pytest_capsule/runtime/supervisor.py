@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import capabilities, channel, program
-from pytest_capsule.archive.compression import zstd_folders
+from pytest_capsule.archive import zstd
 from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import PLAIN
 
@@ -186,7 +186,7 @@ class Supervisor:
         python = program.sealed(sys.executable)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         try:
-            start = _START.format(package_parent, zstd_folders(), theirs, engine, python.fd)
+            start = _START.format(package_parent, zstd.folders(), theirs, engine, python.fd)
             self._process = subprocess.Popen(
                 # -X utf8: names of files are sent as UTF-8 means them, whatever the locale here is
                 [sys.executable, "-I", "-S", "-X", "utf8", "-c", start],

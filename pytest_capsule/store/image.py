@@ -7,11 +7,14 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_capsule.oci.config import ImageConfig
-from pytest_capsule.oci.descriptor import Descriptor
-from pytest_capsule.oci.manifest import Manifest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_capsule.oci.config import ImageConfig
+    from pytest_capsule.oci.descriptor import Descriptor
+    from pytest_capsule.oci.manifest import Manifest
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
@@ -75,13 +78,13 @@ class Image:
 
     ``key`` is what the store keeps it under: the digest of its config, if it is ``digested``, else one of what it is
     made of here. ``layers`` are ordered from the bottom. ``host_directories`` are shown beneath them, from the host.
-    ``tags`` are the references that name it, in Docker's short form.
+    ``tags`` are the references that name it, in Docker's short form. ``packer`` gives what finds out its digests.
     """
 
     key: str
     config: ImageConfig
     layers: tuple[Layer, ...]
-    packer: Packer = field(repr=False)
+    packer: Callable[[], Packer] = field(repr=False)
     host_directories: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     digested: bool = False
@@ -92,7 +95,7 @@ class Image:
 
         Of an image that was made here, its layers are read through when this is asked for the first time.
         """
-        return self.key if self.digested else self.packer.identify(self)
+        return self.key if self.digested else self.packer().identify(self)
 
     def settled(self) -> Image:
         """The same with its id found out, which can then be told when the engine is closed."""
@@ -112,7 +115,7 @@ class Image:
 
     def packed(self) -> Packed:
         """It in OCI form; the tars of layers that were made here are written now, once."""
-        return self.packer.pack(self)
+        return self.packer().pack(self)
 
     @property
     def digest(self) -> str:

@@ -54,7 +54,6 @@ class Packing:
         self._call = call
         self._parallel = parallel
         self._host_directories = host_directories
-        store.packer = self
 
     # -- out ----------------------------------------------------------------------------------------------------------
 

@@ -71,8 +71,8 @@ class Store:
         self._layers = Kept(self._read_layer)
         self._records = Kept(self._read_record)
         self._tags = Kept(self._read_tags)
-        self.packer: Packer = _NoPacker()
-        """How digests of the images that it hands out are found out; set by ``store.packing``."""
+        self.packer: Callable[[], Packer] = _NoPacker
+        """Gives what finds out the digests of its images (``store.packing``), when somebody asks for one."""
         try:
             for folder in _FOLDERS:
                 (root / folder).mkdir(parents=True, exist_ok=True)
