@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_capsule.store.store import Store
 
 NAME = "capsule/host"
+_STEP = "host-"
 _SYSTEM = ("/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _EMPTY = {
     **dict.fromkeys(
@@ -73,11 +74,13 @@ def host_image(store: Store, *, foreign: bool) -> Image:
 
 def is_made(store: Store, *, foreign: bool) -> bool:
     """Whether ``host_image`` would find its base layer in the store."""
+    if not store.has_steps(_STEP):  # of this machine at any time: then what it is like now need not be looked at
+        return False
     return store.step(_key(directories(), foreign=foreign)) is not None
 
 
 def _key(directories: tuple[str, ...], *, foreign: bool) -> str:
-    return f"host-{_state(directories, foreign=foreign)}"
+    return f"{_STEP}{_state(directories, foreign=foreign)}"
 
 
 def directories() -> tuple[str, ...]:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
-_TICK = 20_000_000  # nanoseconds: twice the coarsest clock tick of Linux, within which two changes have one time
+TICK = 20_000_000
+"""Nanoseconds: twice the coarsest clock tick of Linux, within which two changes have one time."""
 
 
 class Kept(Generic[T]):
@@ -30,6 +31,6 @@ class Kept(Generic[T]):
         if known is not None and known[0] == state:
             return known[1]
         made = self._make(path)
-        if info.st_mtime_ns < time.time_ns() - _TICK:
+        if info.st_mtime_ns < time.time_ns() - TICK:
             self._known[name] = (state, made)
         return made

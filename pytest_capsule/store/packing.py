@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from pytest_capsule.oci.descriptor import CONFIG_TYPES, OCI_CONFIG, OCI_LAYER_GZ
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
 from pytest_capsule.store.image import Image, Layer, Packed
+from pytest_capsule.store.kept import TICK
 from pytest_capsule.store.store import Store
 
 Call = Callable[..., Any]
@@ -105,7 +108,7 @@ class Packing:
 
     def _diff_id(self, layer: Layer) -> str:
         if layer.id.startswith("/"):
-            return str(self._work("tree_digest", layer.path))
+            return self._diff_id_of_folder(layer.path)
         with self._store.lock(f"pack-{layer.id}"):
             record = self._store.tar_of(layer)
             if record is None:
@@ -113,6 +116,17 @@ class Packing:
                 record = {"diff_id": diff_id, "tree": diff_id}
                 self._store.keep_tar(layer, record)
             return str(record["diff_id"])
+
+    def _diff_id_of_folder(self, path: str) -> str:
+        """Of a folder of the host, which is read again when anything in it has changed."""
+        name = "folder-" + hashlib.sha256(os.fsencode(path)).hexdigest()
+        state, changed = self._store.state(path)
+        known = self._store.memory(name)
+        if known.get("state") != state:
+            known = {"state": state, "diff_id": str(self._work("tree_digest", path))}
+            if changed < time.time_ns() - TICK:  # else it may change once more in the same moment
+                self._store.remember(name, known)
+        return str(known["diff_id"])
 
     def _kept(self, digest: Digest) -> Packed | None:
         """What it was packed as before, if all of that is still there."""

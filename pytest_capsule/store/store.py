@@ -202,6 +202,11 @@ class Store:
         size, stamp = self._call("measure", str(tree))
         return size, stamp
 
+    def state(self, folder: str) -> tuple[str, int]:
+        """What shows whether anything beneath a folder of the host has changed, and when something last did."""
+        digest, changed = self._call("state", folder)
+        return digest, changed
+
     def date(self, tree: Path, seconds: int, *, older: bool) -> None:
         """Let what lies in ``tree`` be no later than that time (since 1970), and with ``older`` no earlier either."""
         self._call("set_times" if older else "clamp_times", str(tree), str(seconds))
@@ -380,9 +385,8 @@ class Store:
         found = []
         for digits in sorted(ages, key=ages.__getitem__, reverse=True):
             with contextlib.suppress(ImageNotFound):
-                image = self.get(f"sha256:{digits}", use=False)
-                if image.key == f"sha256:{digits}":  # else it is a former key of one that is here as well
-                    found.append(image)
+                if self._record(f"sha256:{digits}").id == f"sha256:{digits}":  # else a former key of another
+                    found.append(self.get(f"sha256:{digits}", use=False))
         return found
 
     def _image_path(self, image_id: str) -> Path:
@@ -475,6 +479,10 @@ class Store:
                 if record is not None:
                     found.append((path.stem, record["layer"] or ""))
         return found
+
+    def has_steps(self, prefix: str) -> bool:
+        """Whether any key begins so."""
+        return any((self.root / "steps").glob(f"{prefix}*.json"))
 
     def forget_step(self, key: str) -> None:
         """Let the step be carried out anew."""

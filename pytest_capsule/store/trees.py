@@ -20,9 +20,9 @@ _DEEPEST = 64  # folders within each other that are open at once
 
 
 def call(function: str, *paths: str) -> Any:
-    """Call ``measure``, ``remove``, ``move``, ``set_times`` or ``clamp_times`` by its name."""
+    """Call one of the functions below by its name."""
     functions: dict[str, Callable[..., Any]] = {
-        one.__name__: one for one in (measure, remove, move, set_times, clamp_times)
+        one.__name__: one for one in (measure, state, remove, move, set_times, clamp_times)
     }
     return functions[function](*paths)
 
@@ -40,6 +40,19 @@ def measure(path: str) -> tuple[int, str]:
         lines.append(f"{one[len(path) :]}\0{info.st_mode} {size} {info.st_mtime_ns} {info.st_rdev}\0")
     digest = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"), usedforsecurity=False)
     return total, digest.hexdigest()
+
+
+def state(path: str) -> tuple[str, int]:
+    """A digest that is another one when anything beneath ``path`` has changed, and when something last did (ctime).
+
+    For folders that may change at any time, and are not copied: what it holds is seen from one namespace only.
+    """
+    lines, changed = [], 0
+    for one, info in _everything(path):
+        changed = max(changed, info.st_ctime_ns)
+        lines.append(f"{one}\0{info.st_dev} {info.st_ino} {info.st_ctime_ns} {info.st_size}\0")
+    digest = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"), usedforsecurity=False)
+    return digest.hexdigest(), changed
 
 
 def set_times(path: str, seconds: str) -> None:

@@ -10,6 +10,7 @@ from pytest_capsule import Engine
 from pytest_capsule.errors import CapsuleError, ImageNotFound, UnsupportedHost, UsageError
 from pytest_capsule.runtime.supervisor import Supervisor
 from pytest_capsule.store import host
+from pytest_capsule.store.packing import Packing
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,30 @@ def test_commit_keeps_what_a_container_wrote_and_the_container_goes_on(engine):
         assert not container.exists("/usr/bin/env")
     assert os.path.exists("/usr/bin/env")
     assert not engine.history(image)[0].empty_layer
+
+
+def test_a_folder_of_the_host_is_read_through_again_only_when_it_has_changed(tmp_path, eventually, monkeypatch):
+    folder = tmp_path / "fs"
+    folder.mkdir()
+    (folder / "file").write_text("one")
+    with Engine(cache_dir=tmp_path / "cache") as engine:
+        read = []
+        work = Packing._work
+        monkeypatch.setattr(Packing, "_work", lambda *args, **more: read.append(args[1:]) or work(*args, **more))
+
+        def id_and_reads():
+            read.clear()
+            return engine.image(f"rootfs:{folder}").id, len(read)
+
+        first, reads = id_and_reads()
+        assert reads == 1
+        # What has changed this very moment may change once more in it, so only later is what was read kept.
+        assert eventually(lambda: id_and_reads() == (first, 0))
+        times = (folder / "file").stat()
+        (folder / "file").write_text("two")
+        os.utime(folder / "file", ns=(times.st_atime_ns, times.st_mtime_ns))
+        second, reads = id_and_reads()
+        assert (second != first, reads) == (True, 1)
 
 
 def test_commit_of_nothing_makes_no_layer(engine):
