@@ -102,7 +102,7 @@ def build(
 @contextlib.contextmanager
 def _remembered_context(wanted: Request, rules: IgnoreRules | None, store: Store) -> Iterator[Context]:
     """The build context, with the digests of its files from last time; those of this time are kept in the end."""
-    name = hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
+    name = "context-" + hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
     context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(name))
     yield context
     if context.changed:

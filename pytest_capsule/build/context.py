@@ -97,14 +97,14 @@ class Context:
         folder: Folder,
         ignore: IgnoreRules | None = None,
         *,
-        memory: dict[str, Any] | None = None,
+        memory: dict[str, str] | None = None,
         keep_owners: bool = False,
     ) -> None:
         self.folder = folder
         self._rules = ignore or NO_RULES
         self._keep_owners = keep_owners
-        self._known: dict[str, Any] = memory or {}
-        self.memory: dict[str, Any] = {}
+        self._known = memory or {}
+        self.memory: dict[str, str] = {}
         """The digests that were used, to be given as ``memory`` next time."""
         self.changed = False
         """Whether ``memory`` holds something that was not known before."""
@@ -213,29 +213,28 @@ class Context:
 
     def _walk(
         self, top: str, relative: str, sieve: Sieve, above: Judgement, seen: dict[tuple[int, int], str]
-    ) -> Iterator[Entry]:
+    ) -> list[Entry]:
         """Everything beneath a directory: what lies in one folder in a row, a directory before what it holds."""
+        found: list[Entry] = []
         folders: list[tuple[str, Judgement]] = []
         has_patterns = sieve.has_patterns
-        for name, info in self.folder.entries(posixpath.join(top, relative) if relative else top):
-            path = f"{relative}/{name}" if relative else name
-            full = f"{top}/{path}" if top else path
+        inner = f"{relative}/" if relative else ""
+        outer = f"{top}/{inner}" if top else inner
+        for name, info in self.folder.entries(outer.rstrip("/")):
+            path, full = inner + name, outer + name
             judgement = sieve.judge(full, path, above) if has_patterns else above
             is_folder = stat.S_ISDIR(info.st_mode)
-            if not judgement.taken and not (is_folder and sieve.may_take_within(path, judgement)):
-                continue
-            entry = self._entry(full, path, info, seen)
-            if not judgement.taken:
-                below = list(self._walk(top, path, sieve, judgement, seen))
+            if judgement.taken:
+                found.append(self._entry(full, path, info, seen))
+                if is_folder:
+                    folders.append((path, judgement))
+            elif is_folder and sieve.may_take_within(path, judgement):
+                below = self._walk(top, path, sieve, judgement, seen)
                 if below:  # a file that is taken brings the folders on its way along
-                    yield entry
-                    yield from below
-                continue
-            yield entry
-            if is_folder:
-                folders.append((path, judgement))
+                    found += (self._entry(full, path, info, seen), *below)
         for path, judgement in folders:
-            yield from self._walk(top, path, sieve, judgement, seen)
+            found += self._walk(top, path, sieve, judgement, seen)
+        return found
 
     def _is_left_out(self, verdict: Verdict) -> bool:
         if not verdict.ignored:
@@ -263,11 +262,11 @@ class Context:
         return Entry(path, kind, mode, uid, gid, info.st_mtime_ns, origin, digest)
 
     def _digest(self, full: str, info: os.stat_result | Status) -> str:
-        state = [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+        state = f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} "
         known = self._known.get(full)
-        if known is not None and known[:4] == state:
+        if known is not None and known.startswith(state):
             self.memory[full] = known
-            return str(known[4])
+            return known[len(state) :]
         now = time.time_ns()
         digest = hashlib.sha256()
         with open(self.folder.open(full), "rb", buffering=0) as file:
@@ -276,7 +275,7 @@ class Context:
             if attributes := xattrs.read(file.fileno()):  # a change of them changes ctime too
                 digest.update(repr(attributes).encode())
         if info.st_ctime_ns < now - _TICK:
-            self.memory[full] = [*state, digest.hexdigest()]
+            self.memory[full] = state + digest.hexdigest()
             self.changed = True
         return digest.hexdigest()
 
@@ -288,15 +287,14 @@ class Context:
 
 def fingerprint(sources: Sequence[Source]) -> str:
     """What COPY's cache key takes of its sources: names, kinds, modes, owners, link targets, contents; never a time."""
-    digest = hashlib.sha256()
+    lines = []
     for source in sources:
-        digest.update(repr((source.name if not source.directory else "", source.directory)).encode())
-        lines = [
-            repr((path, kind, mode, uid, gid, "" if kind in _READ_FROM else origin, content))
+        lines.append(f"{'/' if source.directory else source.name}\0{len(source.entries)}\0")
+        lines += [
+            f"{path}\0{kind}{mode} {uid} {gid}\0{'' if kind in _READ_FROM else origin}\0{content}\0"
             for path, kind, mode, uid, gid, _, origin, content in source.entries
         ]
-        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def contents(sources: Sequence[Source]) -> dict[str, str]:
