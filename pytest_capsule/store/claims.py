@@ -24,7 +24,7 @@ class Claims:
         self._names: set[str] = set()
         self._at_work = 0
         self._threads = threading.Lock()
-        self._processes = FileLock(lock, thread_local=False)
+        self._processes = FileLock(lock, mode=0o600, thread_local=False)
 
     def take(self, names: Iterable[str]) -> list[str]:
         """Claim what is not claimed yet, and return it."""

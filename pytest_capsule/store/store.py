@@ -30,6 +30,7 @@ import re
 import secrets
 import urllib.parse
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -55,6 +56,13 @@ _MOUNT_POINTS = ("proc", "sys", "dev", "etc")
 _MOUNT_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 _CLAIMS = "claims"
 _ID = re.compile("[0-9a-f]{4,64}")
+_PRIVATE = (
+    0o600  # the mode of lock files; of one that others could write to, filelock first makes sure that it can lock
+)
+
+
+def _at_once(call: Callable[[], object]) -> None:
+    call()
 
 
 class Store:
@@ -103,7 +111,7 @@ class Store:
 
     def _claim(self) -> Path:
         own = self.root / "tmp" / secrets.token_hex(8)
-        self._alive = FileLock(f"{own}.lock")
+        self._alive = FileLock(f"{own}.lock", mode=_PRIVATE)
         with self.lock(_CLAIMS):
             self._alive.acquire(timeout=0)
         own.mkdir()
@@ -139,7 +147,7 @@ class Store:
         found = []
         with self.lock(_CLAIMS):  # a new engine's lock file is there for a moment before it is held
             for path in (self.root / "tmp").glob("*.lock"):
-                lock = FileLock(path)
+                lock = FileLock(path, mode=_PRIVATE)
                 with contextlib.suppress(Timeout, OSError):
                     lock.acquire(timeout=0)
                     found.append(lock)
@@ -159,16 +167,16 @@ class Store:
 
         ``TimeoutError`` after ``timeout`` seconds of waiting; by default there is no end to it.
         """
-        with FileLock(self.root / "locks" / name, timeout, thread_local=False):
+        with FileLock(self.root / "locks" / name, timeout, mode=_PRIVATE, thread_local=False):
             yield
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self, later: Callable[[Callable[[], object]], None] = _at_once) -> Iterator[Path]:
         """A folder of this engine to make a layer in; what is left in it when the block ends is removed.
 
-        ``StoreError`` when the disk is full.
+        ``later`` is given what removes it, to call it soon. ``StoreError`` when the disk is full.
         """
         folder = self._own / secrets.token_hex(8)
         folder.mkdir()
@@ -183,7 +191,7 @@ class Store:
                 hint="make room, for example with: capsule prune",
             ) from None
         finally:
-            self._call("remove", str(folder))
+            later(partial(self._call, "remove", str(folder)))
 
     def adopt(self, tree: Path, *, origin: str = "") -> Layer:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""
@@ -397,7 +405,9 @@ class Store:
     def tag(self, image: Image, reference: str) -> Image:
         """Let ``reference`` name ``image``."""
         path = self._reference_path(Reference.parse(reference))
-        self._replace(path, self._record(image.key).id.encode())
+        image_id = self._record(image.key).id
+        if not path.exists() or path.read_text() != image_id:  # to replace a file costs more than to read it
+            self._replace(path, image_id.encode())
         return self.get(image.key)
 
     def untag(self, reference: str) -> bool:

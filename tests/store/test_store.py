@@ -83,6 +83,15 @@ def test_a_tag_moves_and_goes(store):
         store.get(second.id)
 
 
+def test_a_tag_that_is_there_is_not_written_again(store):
+    kept = image(store, 1)
+    store.tag(kept, "app")
+    (reference,) = (store.root / "references").iterdir()
+    written = reference.stat()
+    assert store.tag(kept, "app").tags == ("app:latest",)
+    assert reference.stat() == written
+
+
 def test_an_ambiguous_beginning_of_an_id(store):
     for digits in ("abcd1", "abcd2"):
         (store.root / "images" / f"{digits:0<64}.json").write_text("{}")
