@@ -15,6 +15,7 @@ from typing import Any
 from pytest_capsule.build.checks import check_plan
 from pytest_capsule.build.context import Context
 from pytest_capsule.build.epoch import Epoch
+from pytest_capsule.build.errands import Errands
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.execution import Execution, Sharing, root_key
 from pytest_capsule.build.failure import Remains
@@ -74,12 +75,13 @@ def build(
         _remembered_context(wanted, rules, store) as context,
         contextlib.closing(Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)) as reasons,
         Remains.of(wanted).kept(store),
+        Errands() as errands,
     ):
         stages = Stages(dockerfile, plan, wanted.platform)
         around = Surroundings(
             store=store,
             workshop=workshop,
-            execution=Execution(store, schedule.tell, canceled, sharing, no_cache=wanted.no_cache),
+            execution=Execution(store, schedule.tell, canceled, sharing, errands, no_cache=wanted.no_cache),
             context=context,
             build_args=wanted.build_args,
             global_args=arguments,

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from pytest_capsule.build.errands import Errands
 from pytest_capsule.build.events import BuildEvent
 from pytest_capsule.build.labels import Label
 from pytest_capsule.build.reasons import StageReasons, Step
@@ -77,6 +79,7 @@ class Execution:
         tell: Callable[[BuildEvent], None],
         canceled: threading.Event,
         sharing: Sharing | None,
+        errands: Errands,
         *,
         no_cache: bool,
     ) -> None:
@@ -84,6 +87,7 @@ class Execution:
         self._sharing = sharing
         self.tell = tell
         self._canceled = canceled
+        self._errands = errands
         self._no_cache = no_cache
 
     def obtain(self, step: Step, label: Label, work: Work, reasons: StageReasons) -> Result:
@@ -101,7 +105,7 @@ class Execution:
                 if record is None:
                     result = self._carry_out(label, work, reasons.find(step))
                     self._keep(step.cached_as, result)
-                    reasons.has_run(step)
+                    self._errands.add(partial(reasons.has_run, step))
                     return result
         seconds = record.get("seconds", 0.0)  # of a store that is older than this line there are none
         self.tell(label.event("cached", seconds=seconds))
@@ -166,7 +170,7 @@ class Execution:
         return Result(layer, now(), passed)
 
     def _make_layer(self, work: Work, note: Output) -> Layer | None:
-        with self._store.scratch() as scratch:
+        with self._store.scratch(self._errands.add) as scratch:
             written = scratch / "fs"
             try:
                 work(scratch, note)

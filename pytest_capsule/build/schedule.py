@@ -23,7 +23,7 @@ class Canceled(Exception):
 @dataclass(frozen=True, slots=True)
 class _Told:
     event: BuildEvent
-    heard: threading.Event
+    heard: threading.Event | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class _Ended:
 class Schedule:
     """Pieces of work that need each other, at most ``limit`` at once.
 
-    What they ``tell`` is passed to ``hear`` in the thread that calls ``run``, one event after the other, and whoever
-    told it goes on when it was heard. ``cancel`` makes the work that is going on end soon.
+    What they ``tell`` is passed to ``hear`` in the thread that calls ``run``, one event after the other. ``cancel``
+    makes the work that is going on end soon.
     """
 
     def __init__(self, hear: Callable[[BuildEvent], None], cancel: Callable[[], None], *, limit: int) -> None:
@@ -48,10 +48,13 @@ class Schedule:
         self._given_up = threading.Event()
 
     def tell(self, event: BuildEvent) -> None:
-        """Pass an event on; for the work, in its threads."""
-        heard = threading.Event()
+        """Pass an event on; for the work, in its threads.
+
+        Of output there may be any amount, so who tells of it goes on when it was heard.
+        """
+        heard = threading.Event() if event.kind == "output" else None
         self._inbox.put(_Told(event, heard))
-        while not heard.wait(_PATIENCE) and not self._given_up.is_set():
+        while heard is not None and not heard.wait(_PATIENCE) and not self._given_up.is_set():
             pass
 
     def run(self, needs: Mapping[int, Collection[int]], work: Callable[[int], object]) -> None:
@@ -107,7 +110,8 @@ class Schedule:
             try:
                 self._hear(item.event)
             finally:
-                item.heard.set()
+                if item.heard is not None:
+                    item.heard.set()
 
     def _next(self, deadline: float) -> _Told | _Ended:
         """What is in the inbox next. A wait without an end would hear of a Ctrl-C that came just before it only behind
