@@ -71,7 +71,8 @@ class Remains:
         lines += [f"  | {line}" for line in kept.splitlines()]
         lines.append(f"  the image before this step is {before.short_id} ({self.before})")
         hints = [failure.hint] if failure.hint else []
-        hints.append(f"look around in it with: capsule run -it --rm {before.short_id} /bin/sh")
+        if before.layers or before.host_directories:  # in nothing there is no shell either
+            hints.append(f"look around in it with: capsule run -it --rm {before.short_id} /bin/sh")
         if after is not None:
             lines.append(f"  what the step left is {after.short_id} ({self.after})")
             hints.append(f"and in what the step left: capsule run -it --rm {after.short_id} /bin/sh")
@@ -85,5 +86,5 @@ class Remains:
             output=failure.output,
             image=before.short_id,
             failed_state=None if after is None else after.short_id,
-            hint="\n  hint: ".join(hints),
+            hint="\n  hint: ".join(hints) or None,
         )

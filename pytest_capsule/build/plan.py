@@ -14,6 +14,7 @@ from pytest_capsule.build.request import Request
 from pytest_capsule.dockerfile import Dockerfile, parse_trigger
 from pytest_capsule.dockerfile import Stage as ParsedStage
 from pytest_capsule.dockerfile import instructions as ins
+from pytest_capsule.dockerfile.text import did_you_mean
 from pytest_capsule.dockerfile.words import Expander
 from pytest_capsule.errors import CapsuleError, DockerfileError, UsageError
 from pytest_capsule.oci.platform import Platform
@@ -187,7 +188,9 @@ def not_found(
     instruction: ins.Instruction, reference: str, error: CapsuleError, dockerfile: Dockerfile
 ) -> DockerfileError:
     """The error for an image that an instruction names and that cannot be had."""
-    hint = error.hint
+    names = {stage.name for stage in dockerfile.stages if stage.name and stage.line < instruction.line}
+    similar = did_you_mean(reference, names)
+    hint = error.hint if similar is None else f"{similar.rstrip('?')}, a stage of this Dockerfile? Else {error.hint}"
     if isinstance(instruction, ins.From) and reference.lower() in {stage.name for stage in dockerfile.stages}:
         hint = f"a stage {reference.lower()} comes later or is spelt otherwise: FROM takes an earlier one"
     return instruction.origin.error(error.message, hint=hint)

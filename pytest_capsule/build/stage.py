@@ -32,6 +32,7 @@ from pytest_capsule.oci.config import History, ImageConfig
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
+_NOT_FOUND = 127  # what a shell, and Docker, say of a command that is not there
 # Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
@@ -310,7 +311,18 @@ def _run(workshop: Workshop, tree: Tree, command: Command, mounts: RunMounts, sc
         env = {**ready.defaults, **command.env, **ready.env}
         code = workshop.run(tree, scratch, replace(command, env=env, mounts=tuple(ready.mounts)), output)
     if code:
-        raise StepFailed(f"exit code {code}", code)
+        raise StepFailed(f"exit code {code}", code, hint=_hint(code, tree, command))
+
+
+def _hint(code: int, tree: Tree, command: Command) -> str | None:
+    """What may be wrong where a command was not found."""
+    if code != _NOT_FOUND:
+        return None
+    if not tree.layers and not tree.host_directories:
+        return "in scratch there is nothing that could run; begin FROM an image, or COPY a program into it"
+    if command.argv[-1].startswith("["):
+        return 'a shell was to run this, since it is no valid JSON: write ["program", "argument"], with double quotes'
+    return None
 
 
 def _proxies(build_args: Mapping[str, str]) -> dict[str, str]:

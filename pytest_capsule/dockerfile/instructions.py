@@ -8,20 +8,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pytest_capsule.dockerfile.dockerignore import IgnoreRules
 from pytest_capsule.dockerfile.heredoc import Heredoc, heredoc_mark
 from pytest_capsule.dockerfile.mounts import Device, Mount, parse_mount
 from pytest_capsule.dockerfile.origin import Origin
 from pytest_capsule.dockerfile.scalars import check_signal, parse_ports
+from pytest_capsule.dockerfile.text import did_you_mean, quote
 from pytest_capsule.errors import DockerfileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_capsule.dockerfile.words import Expander
+
+_PLATFORM: Final = re.compile(r"[\w.-]+(?:/[\w.-]+){0,2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +73,14 @@ class From(Instruction):
         with self.origin.placing():
             base = expander.word(self.base)
             if not base:
-                raise DockerfileError(f"base name ({self.base}) should not be blank", hint="give the ARG a default")
+                hint = _misspelt(expander) or "give the ARG a default"
+                raise DockerfileError(f"base name ({self.base}) should not be blank", hint=hint)
             platform = expander.word(self.platform)
             if self.platform and not platform:
-                raise DockerfileError(f"empty platform value from expression {self.platform}")
+                raise DockerfileError(f"empty platform value from expression {self.platform}", hint=_misspelt(expander))
+            if platform and not _PLATFORM.fullmatch(platform):
+                hint = _misspelt(expander) or "write os/architecture, as in linux/amd64 or linux/arm/v7"
+                raise DockerfileError(f"FROM --platform={self.platform}: {quote(platform)} is no platform", hint=hint)
         return replace(self, base=base, platform=platform)
 
 
@@ -440,3 +448,9 @@ def sources(instruction: Instruction) -> tuple[str, ...]:
 
 def _expand_files(files: tuple[InlineFile, ...], expander: Expander) -> tuple[InlineFile, ...]:
     return tuple(replace(one, content=expander.heredoc(one.content)) if one.expand else one for one in files)
+
+
+def _misspelt(expander: Expander) -> str | None:
+    """The hint for a text that came out wrong: a variable that it asks for, and nobody knows, is nearly one that is."""
+    hints = (did_you_mean(name, expander.env) for name in sorted(expander.unset))
+    return next(filter(None, hints), None)

@@ -86,6 +86,29 @@ def test_a_command_that_the_image_does_not_have(project, base):
     assert "no-such-program" in caught.value.output
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("FROM capsule/host\nRUN [\"echo\", 'a']\n", "it is no valid JSON"),
+        ("FROM scratch\nRUN echo hello\n", "in scratch there is nothing that could run"),
+    ],
+)
+def test_what_may_be_wrong_where_nothing_was_found_to_run(project, text, hint):
+    with pytest.raises(BuildError) as caught:
+        project.build(text)
+    assert caught.value.exit_code == 127
+    assert hint in caught.value.hint
+    assert ("capsule run" in caught.value.hint) == ("scratch" not in text)
+
+
+@pytest.mark.parametrize("use", ["FROM bulid", "FROM scratch\nCOPY --from=bulid /a /"])
+def test_a_stage_that_is_spelt_nearly_so(project, monkeypatch, use):
+    monkeypatch.setattr(project.engine, "when_to_pull", "never")
+    with pytest.raises(DockerfileError, match="no image 'bulid'") as caught:
+        project.build(f"FROM scratch AS build\n{use}\n")
+    assert caught.value.hint.startswith("did you mean build, a stage of this Dockerfile? Else ")
+
+
 def test_a_program_that_cannot_be_executed(project):
     project.write("data", "no program\n")
     with pytest.raises(BuildError) as caught:

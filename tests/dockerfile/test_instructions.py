@@ -237,6 +237,23 @@ def test_from_is_expanded_with_the_global_arguments():
         parse("FROM $i").stages[0].from_.expand(Expander({}))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("FROM --platform=$BULIDPLATFORM a", "empty platform value", "did you mean BUILDPLATFORM?"),
+        ("FROM --platform=linux/$BULIDPLATFORM a", '"linux/" is no platform', "did you mean BUILDPLATFORM?"),
+        ("FROM --platform=linux/amd64/v2/x a", '"linux/amd64/v2/x" is no platform', "write os/architecture"),
+        ("FROM $BASEIMGAE", "base name", "did you mean BASEIMAGE?"),
+        ("FROM $elsewhere", "base name", "give the ARG a default"),
+    ],
+)
+def test_a_from_that_comes_out_wrong(text, reason, hint):
+    with pytest.raises(DockerfileError, match=reason) as caught:
+        parse(text).stages[0].from_.expand(Expander({"BUILDPLATFORM": "linux/amd64", "BASEIMAGE": "a"}))
+    assert caught.value.line == 1
+    assert caught.value.hint.startswith(hint)
+
+
 def test_args_are_resolved_in_the_order_of_docker():
     arg = one("ARG a=${x?} b=$a-$e c d inherited")
     values = arg.resolve(Expander({"e": "env"}), {"a": "given", "d": ""}, {"inherited": "global", "d": "global"})
