@@ -132,7 +132,7 @@ def _copy(source: int, target: int, path: str, top: int, info: os.stat_result, l
     if info.st_nlink > 1 and key in links:
         os.link(links[key], name, src_dir_fd=top, dst_dir_fd=target, follow_symlinks=False)
         return True
-    opened = os.open(name, files.opening(info), dir_fd=source) if stat.S_ISREG(info.st_mode) else -1
+    opened = os.open(name, files.FILE, dir_fd=source) if stat.S_ISREG(info.st_mode) else -1
     try:
         copied = files.copy_node(source, target, name, info, opened)
     finally:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _SPECIAL = os.O_NONBLOCK | os.O_NOCTTY  # a FIFO or a terminal that stands where a file should must not stop init
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | _SPECIAL
 _OVERLAY = "user.overlay."
+# What opening answers when another thing has taken the name since it was looked at: a symlink, a socket, no directory.
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+_SMALL = 1 << 16  # so much is copied faster by us than by the kernel, which has to set up a pipe for it
 _COPY_CHUNK = 1 << 30
 _BLOCK = 512  # of st_blocks, whatever the filesystem's own are
 
@@ -231,14 +235,20 @@ class _Export:
 
     def tree(self, source: int, target: int, path: str) -> int:
         count = 0
-        for name in os.listdir(source):
-            try:
-                info = os.lstat(name, dir_fd=source)
-                opened = os.open(name, opening(info), dir_fd=source) if _is_opened(info) else -1
-            except (FileNotFoundError, NotADirectoryError):
+        with os.scandir(source) as entries:
+            found = list(entries)
+        for entry in found:
+            try:  # what is a file or a directory is looked at when it is open: that is one call less
+                opened = os.open(entry.name, flags, dir_fd=source) if (flags := _opening(entry)) is not None else -1
+                info = os.fstat(opened) if opened >= 0 else os.lstat(entry.name, dir_fd=source)
+            except OSError as error:
+                if error.errno not in _VANISHED:
+                    raise
                 continue
+            if opened < 0 and (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+                continue  # it took the name of what was there, and comes into the next commit
             try:
-                count += self._entry(source, target, path, name, info, opened)
+                count += self._entry(source, target, path, entry.name, info, opened)
             finally:
                 if opened >= 0:
                     os.close(opened)
@@ -266,23 +276,22 @@ class _Export:
         return 1
 
 
-def _is_opened(info: os.stat_result) -> bool:
-    return stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)
-
-
-def opening(info: os.stat_result) -> int:
-    """The flags to open a file or directory with, to copy it."""
-    return DIRECTORY if stat.S_ISDIR(info.st_mode) else os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | _SPECIAL
+def _opening(entry: os.DirEntry[str]) -> int | None:
+    """The flags to open a file or directory with, to copy it; ``None`` for what is neither."""
+    if entry.is_file(follow_symlinks=False):
+        return FILE
+    return DIRECTORY if entry.is_dir(follow_symlinks=False) else None
 
 
 def copy_node(source: int, target: int, name: str, info: os.stat_result, opened: int) -> bool:
     """Copy what is no directory into another; ``opened`` is the content of a file. Whether it was still there."""
-    if stat.S_ISREG(info.st_mode):
-        if not stat.S_ISREG(os.fstat(opened).st_mode):  # another took its name since it was looked at
+    if opened >= 0:
+        if not stat.S_ISREG(info.st_mode):  # another took its name since it was looked at
             return False
-        write = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        write = os.open(name, flags, info.st_mode & 0o777, dir_fd=target)
         try:
-            copy_content(opened, write)
+            copy_content(opened, write, info.st_size)
             set_metadata(opened, write, info)
         finally:
             os.close(write)
@@ -316,33 +325,41 @@ def set_metadata(source: int, target: int, info: os.stat_result) -> None:
     made, owner = os.fstat(target), (info.st_uid, info.st_gid)
     if (made.st_uid, made.st_gid) != owner:  # a disk takes longer over each change than over all else
         os.fchown(target, *owner)
-    os.fchmod(target, stat.S_IMODE(info.st_mode))  # after chown, which clears setuid bits
+    if made.st_mode != info.st_mode:
+        os.fchmod(target, stat.S_IMODE(info.st_mode))  # after chown, which clears setuid bits
     _copy_xattrs(source, target)  # after chown, which takes away file capabilities
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def copy_content(read: int, write: int) -> None:
-    """Copy a file's bytes from descriptor to descriptor, in the kernel; what it does not hold takes no room."""
+def copy_content(read: int, write: int, most: int = sys.maxsize) -> None:
+    """Copy a file's bytes from descriptor to descriptor, ``most`` of them; what it does not hold takes no room."""
     info = os.fstat(read)
     if info.st_blocks * _BLOCK >= info.st_size:
-        _copy_bytes(read, write, sys.maxsize)
+        _copy_bytes(read, write, most)
         return
-    os.ftruncate(write, info.st_size)
+    size = min(info.st_size, most)
+    os.ftruncate(write, size)
     for start, end in _extents(read):
         os.lseek(read, start, os.SEEK_SET)
         os.lseek(write, start, os.SEEK_SET)
-        _copy_bytes(read, write, end - start)
+        _copy_bytes(read, write, min(end, size) - start)
 
 
 def _copy_bytes(read: int, write: int, most: int) -> None:
-    """Copy so many bytes, or up to the end: shared, where the disk can do that, or through the page cache."""
+    """Copy so many bytes, or up to the end: in the kernel, shared where the disk can do that."""
+    if most <= _SMALL:
+        while most > 0 and (data := os.read(read, most)):
+            most -= len(data)
+            while data:
+                data = data[os.write(write, data) :]
+        return
     try:
-        while most and (copied := os.copy_file_range(read, write, min(most, _COPY_CHUNK))):
+        while most > 0 and (copied := os.copy_file_range(read, write, min(most, _COPY_CHUNK))):
             most -= copied
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        while most and (copied := os.sendfile(write, read, None, min(most, _COPY_CHUNK))):
+        while most > 0 and (copied := os.sendfile(write, read, None, min(most, _COPY_CHUNK))):
             most -= copied
 
 
