@@ -1,6 +1,7 @@
 """``python -m benchmarks.commits``: keep what a container has written as an image, beside ``docker commit``.
 
-Per experiment a container that has written so many small files; each commit is of the same container.
+Per experiment a container that has written so many small files; each commit is of the same container, but for those
+that end it, which are of one that was started to be kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_capsule import Engine
+from pytest_capsule import ContainerSpec, Engine
 
 from .__main__ import ROOTFS, scratch_folder
 from .context import BASE
@@ -34,6 +35,17 @@ def ours(engine: Engine, image: str, files: int) -> Iterator[Action]:
     with engine.run(image, command=[]) as container:
         container.exec(_writing(files)[2].removesuffix("; sleep 600"), check=True)
         yield timed(container.commit)
+
+
+def ending(engine: Engine, image: str, files: int) -> Action:
+    """The commit that ends a container: each time another."""
+
+    def action() -> float:
+        with engine.start(ContainerSpec.of(image, command=[]), to_keep=True) as container:
+            container.exec(_writing(files)[2].removesuffix("; sleep 600"), check=True)
+            return timed(lambda: container.commit(end=True))()
+
+    return action
 
 
 @contextlib.contextmanager
@@ -72,7 +84,11 @@ def main() -> int:
             absent["docker"] = str(reason)
         for files in _FILES:
             with contextlib.ExitStack() as containers:
-                subjects = {OURS: containers.enter_context(ours(engine, f"rootfs:{place.tar}", files))}
+                image = f"rootfs:{place.tar}"
+                subjects = {
+                    OURS: containers.enter_context(ours(engine, image, files)),
+                    f"{OURS}, the container ends": ending(engine, image, files),
+                }
                 if daemon is not None:
                     subjects["docker"] = containers.enter_context(dockers(daemon, files))
                 experiment = f"commit, {files} file{'s' * (files > 1)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,24 +14,27 @@ from pytest_capsule.store.store import Store
 
 if TYPE_CHECKING:
     from pytest_capsule.runtime.container import Container
+    from pytest_capsule.stacking import Stacking, Writable
+
+Written = Callable[[], "Layer | None"]
 
 
 def commit(
     store: Store,
     container: Container,
+    written: Written,
     *,
     command: Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
     change: Sequence[str] = (),
 ) -> Image:
-    """The image of a container as it is now; it goes on. No tar is written: its layer is copied out and takes its place
-    by a rename.
+    """The image of a container as it is now; ``written`` makes a layer of what it has written.
 
     ``command`` and ``env`` are the image's, then come the instructions of ``change``: Docker's ``--change``.
     """
     base: Image = container.image
     run = _configured(base.config.config, command, env or {}, change)  # what is wrong with it is told before the work
-    layer = _layer(store, container)
+    layer = written()
     created = now()
     entry = History(created=created, created_by=" ".join(container.command), empty_layer=layer is None)
     config = replace(base.config, config=run, history=(*base.config.history, entry), created=created)
@@ -48,14 +51,27 @@ def _configured(
     return changed(run, change)
 
 
-def _layer(store: Store, container: Container) -> Layer | None:
-    """What it has written, ``None`` for nothing."""
+def copied(store: Store, container: Container, *, end: bool) -> Layer | None:
+    """What a container has written, ``None`` for nothing; it may go on, with files that are not those of the layer."""
     with store.scratch() as scratch:
         tree = scratch / "fs"
         tree.mkdir(mode=0o755)
         tree.chmod(0o755)
         directory = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return store.adopt(tree) if container.export(directory) else None
+            entries = container.export(directory)
         finally:
             os.close(directory)
+        if end:
+            container.close()
+        return store.adopt(tree) if entries else None
+
+
+def moved(store: Store, container: Container, stacking: Stacking, writable: Writable) -> Layer | None:
+    """The same by a rename: nobody writes there any more, since the container ends before."""
+    stacking.gather(container, writable.folder)
+    with writable.disk.pop_all():
+        container.close()
+        stacking.settle(container.image.tree, writable.folder)
+        tree = writable.folder / "fs"
+        return store.adopt(tree) if any(tree.iterdir()) else None

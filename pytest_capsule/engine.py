@@ -38,7 +38,7 @@ from pytest_capsule.runtime.spec import RuntimeSpec
 from pytest_capsule.runtime.supervisor import Supervisor, host_ids
 from pytest_capsule.runtime.worker import Crew, Worker
 from pytest_capsule.spec import Build, ContainerSpec
-from pytest_capsule.stacking import Stacking
+from pytest_capsule.stacking import Stacking, Writable
 from pytest_capsule.store import host, trees
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store, claim_of_layer
@@ -117,6 +117,7 @@ class Engine:
         self._distribution: Distribution | None = None
         self._lock = threading.Lock()
         self._open: dict[str, Container] = {}
+        self._writable: dict[str, Writable] = {}
         self._networks: list[Network] = []
         self._volumes = Volumes(self._store.scratch)
         self._closed = False
@@ -412,18 +413,25 @@ class Engine:
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         change: Sequence[str] = (),
+        end: bool = False,
     ) -> Image:
-        """What a container has written, as a layer on its image; the container goes on.
+        """What a container has written, as a layer on its image. Its files are copied, and it goes on.
 
-        ``command`` and ``env`` are the new image's; ``change`` are instructions such as ``USER app``: Docker's
+        With ``end`` it is closed, and what was started with ``to_keep`` has its files moved instead, however many they
+        are. ``command`` and ``env`` are the new image's; ``change`` are instructions such as ``USER app``: Docker's
         ``--change``. ``UsageError`` for one that is none of these.
         """
-        from pytest_capsule.commits import commit
+        from pytest_capsule.commits import commit, copied, moved
 
         if tag is not None:
             Reference.parse(tag)
+        writable = self._writable.get(container.id) if end else None
+        if writable is not None:
+            written = functools.partial(moved, self._store, container, self._stacking, writable)
+        else:
+            written = functools.partial(copied, self._store, container, end=end)
         with self._store.claims.working():
-            image = commit(self._store, container, command=command, env=env, change=change)
+            image = commit(self._store, container, written, command=command, env=env, change=change)
             return self._store.tag(image, tag) if tag is not None else image
 
     # -- containers ---------------------------------------------------------------------------------------------------
@@ -445,14 +453,22 @@ class Engine:
         progress: Progress | None = None,
         prepared: Container | None = None,
         volumes: Volumes | None = None,
+        to_keep: bool = False,
     ) -> Container:
         """Start the container that ``spec`` asks for and wait until it is ready.
 
         ``folders`` are where its relative paths start from, the first that has them (default: the current one);
         ``prepared`` is what ``prepare`` gave for the same spec; ``volumes`` has the named ones (default: the engine's).
+        With ``to_keep`` it writes to the store's disk and not to memory: see ``commit``.
         """
         container = self.create(
-            spec, folders=folders, no_cache=no_cache, progress=progress, prepared=prepared, volumes=volumes
+            spec,
+            folders=folders,
+            no_cache=no_cache,
+            progress=progress,
+            prepared=prepared,
+            volumes=volumes,
+            to_keep=to_keep,
         )
         try:
             self.begin(container, spec)
@@ -479,10 +495,11 @@ class Engine:
         progress: Progress | None = None,
         prepared: Container | None = None,
         volumes: Volumes | None = None,
+        to_keep: bool = False,
     ) -> Container:
         """The container that ``spec`` asks for, its ports published, its main process (``command``) not started yet."""
         container = prepared or self.prepare(
-            spec, folders=folders, no_cache=no_cache, progress=progress, volumes=volumes
+            spec, folders=folders, no_cache=no_cache, progress=progress, volumes=volumes, to_keep=to_keep
         )
         try:
             container.ready()
@@ -505,6 +522,7 @@ class Engine:
         no_cache: bool = False,
         progress: Progress | None = None,
         volumes: Volumes | None = None,
+        to_keep: bool = False,
     ) -> Container:
         """Begin to make the container that ``spec`` asks for, and wait for nothing: for ``create`` or ``start``."""
         container: Container | None = None
@@ -512,7 +530,8 @@ class Engine:
             with self._store.claims.working(), contextlib.ExitStack() as undo:
                 image = self.resolve(spec, folders=folders, no_cache=no_cache, progress=progress)
                 command = launch.command_line(image, spec)
-                container = self._create(image, spec, command, folders, volumes or self._volumes, undo)
+                named = volumes or self._volumes
+                container = self._create(image, spec, command, folders, named, undo, to_keep=to_keep)
                 undo.pop_all()
             return container
         except BaseException:  # a Ctrl-C too, which comes at any line
@@ -554,6 +573,8 @@ class Engine:
         folders: Sequence[Path],
         volumes: Volumes,
         undo: contextlib.ExitStack,
+        *,
+        to_keep: bool,
     ) -> Container:
         """A container with its files, its network and no process yet."""
         self._check_open()
@@ -571,10 +592,15 @@ class Engine:
             host, attachment = location.membership.join(name, [hostname] if hostname != name else [])
             undo.callback(location.membership.network.abandon, name, host)
         disk = undo.enter_context(contextlib.ExitStack())
+        writable = Writable(disk.enter_context(self._store.scratch()), disk) if to_keep else None
+        if writable is not None:
+            overlays = self._stacking.to_write(image.tree, self._store.blank, writable.folder)
+        else:
+            overlays = self._stacking.to_run(image.tree, disk)
         asks_for_host = names.HOST_GATEWAY in str(spec.extra_hosts) and not location.on_host
         reaches_host = bool(location.outbound) or asks_for_host
         runtime_spec = RuntimeSpec(
-            overlays=self._stacking.to_run(image.tree, disk),
+            overlays=overlays,
             hostname=hostname,
             env=launch.environment(config, spec, hostname),
             user=str(spec.user) if spec.user is not None else config.user,
@@ -610,6 +636,9 @@ class Engine:
         try:
             container.outbound = location.outbound
             container.on_close(disk.close)
+            if writable is not None:
+                self._writable[container.id] = writable
+                container.on_close(lambda: self._writable.pop(container.id, None))
             self._note_open(container)
             if location.outbound:
                 container.ip = outbound.ADDRESS

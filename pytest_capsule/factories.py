@@ -121,15 +121,17 @@ def service_fixture(
     asked = _asked(**service.keywords)
     prepared: dict[CapsuleSession, Service] = {}
 
-    def start(session: CapsuleSession, wanted: Service, config: pytest.Config, volumes: Volumes) -> RunningService:
+    def start(
+        session: CapsuleSession, wanted: Service, config: pytest.Config, volumes: Volumes, *, to_keep: bool = False
+    ) -> RunningService:
         spec = ContainerSpec.of(**wanted.keywords)
-        return wanted.at(session.start(spec, asked.folders(config), volumes))
+        return wanted.at(session.start(spec, asked.folders(config), volumes, to_keep=to_keep))
 
     def fixture(request: pytest.FixtureRequest, _capsule_session: CapsuleSession) -> Iterator[RunningService]:
         with _capsule_session.engine.volume_scope() as volumes:
             with explaining(asked.where, request.config):
                 if prepare is not None and _capsule_session not in prepared:
-                    with start(_capsule_session, service, request.config, volumes) as first:
+                    with start(_capsule_session, service, request.config, volumes, to_keep=True) as first:
                         prepare(first)
                         prepared[_capsule_session] = first.keep()
                 wanted = prepared.get(_capsule_session, service)

@@ -187,16 +187,21 @@ class CapsuleSession:
         self._renewed.add(reference)
         return image
 
-    def start(self, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes) -> Container:
-        """Start a container: the one that was prepared, if this is what it was prepared for."""
+    def start(
+        self, spec: ContainerSpec, folders: Sequence[Path], volumes: Volumes, *, to_keep: bool = False
+    ) -> Container:
+        """Start a container: the one that was prepared, if this is what it was prepared for.
+
+        ``to_keep`` is as ``Engine.start`` has it.
+        """
         wanted = self._of_image(spec, folders)
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.wanted != wanted:
+        if ahead is not None and (to_keep or ahead.wanted != wanted):
             ahead.drop()
             ahead = None
         prepared = None if ahead is None else ahead.container
         began = time.monotonic()
-        container = self.engine.create(wanted, folders=folders, prepared=prepared, volumes=volumes)
+        container = self.engine.create(wanted, folders=folders, prepared=prepared, volumes=volumes, to_keep=to_keep)
         with self._starting(container, spec, folders, began):
             self.engine.begin(container, wanted)
         return container

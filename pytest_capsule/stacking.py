@@ -1,15 +1,18 @@
 """How layers become a root filesystem on this host: an overlay where it can be, else a copy, slower and never wrong.
 
-A container that runs something has its writable layer in memory, a step of a build on the store's disk, where it
-becomes a layer by a rename. Where the kernel refuses one of the two (tmpfs before Linux 6.6 keeps no attributes of
-users; inside Docker the disk is an overlay itself, on which no other can write), the other serves both. Where it
-refuses both, layers are copied. What works is found out by doing it, once for each boot, and remembered in the store.
+A container that runs something has its writable layer in memory. A step of a build, and a container that is to be
+kept, has it on the store's disk, where it becomes a layer by a rename. Where the kernel refuses one of the two (tmpfs
+before Linux 6.6 keeps no attributes of users; inside Docker the disk is an overlay itself, on which no other can
+write), the other serves both. Where it refuses both, layers are copied. What works is found out by doing it, once for
+each boot, and remembered in the store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +38,14 @@ class Overlays:
 
     in_memory: bool = True
     on_disk: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """The folder on the store's disk in which a container writes; ``disk`` removes it when the container is closed."""
+
+    folder: Path
+    disk: contextlib.ExitStack
 
 
 class Stacking:
@@ -89,14 +100,16 @@ class Stacking:
         return self._stacked(tree, self._store.empty, scratch, copied=not (found.in_memory or found.on_disk))
 
     def to_write(self, tree: Tree, bottom: Path, scratch: Path) -> tuple[Overlay, ...]:
-        """For a step, whose layer is at ``scratch / "fs"`` when it was gathered; ``bottom`` lies below all layers."""
+        """For what becomes a layer, which is at ``scratch / "fs"`` when it was gathered and the container is closed and
+        settled; ``bottom`` lies below all layers.
+        """
         found = self.overlays()
         if found.on_disk or not found.in_memory:
             return self._stacked(tree, bottom, scratch, copied=not found.on_disk)
         return self._stacked(tree, bottom, None)
 
     def gather(self, container: Container, scratch: Path) -> None:
-        """Bring to ``scratch / "fs"`` what a step's container has written elsewhere; before it is closed."""
+        """Bring to ``scratch / "fs"`` what a container has written elsewhere; before it is closed."""
         (first, *_) = container.spec.overlays
         if self.overlays().on_disk or (first.copied and first.lowers == (str(self._store.empty),)):
             return
@@ -110,6 +123,25 @@ class Stacking:
             container.export(directory)
         finally:
             os.close(directory)
+
+    def settle(self, tree: Tree, scratch: Path) -> None:
+        """Move what was written beneath each of the host's directories to its place in the one new layer; when the
+        container is closed.
+        """
+        layer = scratch / "fs"
+        for number, directory in enumerate(tree.host_directories, 1):
+            written = scratch / f"fs{number}"
+            if not written.exists() or not any(written.iterdir()):  # what was in memory is in its place already
+                continue
+            here = layer
+            for part in Path(directory).parent.parts[1:]:
+                here = here / part
+                if here.is_symlink():  # what was put there could lead anywhere on this machine
+                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), f"/{here.relative_to(layer)}")
+                if not here.exists():
+                    here.mkdir()
+                    here.chmod(_mode_below(tree, f"/{here.relative_to(layer)}"))
+            os.rename(written, f"{layer}{directory}")
 
     def _stacked(self, tree: Tree, bottom: Path, folder: Path | None, *, copied: bool = False) -> tuple[Overlay, ...]:
         if copied and tree.host_directories:
@@ -125,3 +157,11 @@ class Stacking:
             upper, work = (None, None) if folder is None else (f"{folder}/fs{suffix}", f"{folder}/work{suffix}")
             found.append(Overlay(target, lowers, upper, work, copied))
         return tuple(found)
+
+
+def _mode_below(tree: Tree, path: str) -> int:
+    """The mode of a directory as the layers show it: a new one above them must not change it."""
+    for layer in reversed(tree.layers):
+        with contextlib.suppress(OSError):
+            return stat.S_IMODE(os.lstat(layer.path + path).st_mode)
+    return 0o755

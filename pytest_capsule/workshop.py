@@ -7,10 +7,8 @@ there, and becomes one of the store's by a rename.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import selectors
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,7 +94,7 @@ class ContainerWorkshop:
                 added = [change.path for change in container.diff() if change.kind == "A"]
                 container.claim(added, user=command.user)
             self._stacking.gather(container, scratch)
-        self._gather(tree, scratch)
+        self._stacking.settle(tree, scratch)
         return code
 
     def place(self, tree: Tree, scratch: Path, message: dict[str, Any], roots: Sequence[int]) -> list[str]:
@@ -105,7 +103,7 @@ class ContainerWorkshop:
         with self._container(self._bare(tree, scratch, modules=(_UNPACKER,) if unpacks else ())) as container:
             lacks = container.place(message, roots)
             self._stacking.gather(container, scratch)
-        self._gather(tree, scratch)
+        self._stacking.settle(tree, scratch)
         return lacks
 
     def make_directory(self, tree: Tree, scratch: Path, path: str, user: str) -> list[str]:
@@ -113,7 +111,7 @@ class ContainerWorkshop:
         with self._container(self._bare(tree, scratch)) as container:
             lacks = container.make_directory(path, user=user)
             self._stacking.gather(container, scratch)
-        self._gather(tree, scratch)
+        self._stacking.settle(tree, scratch)
         return lacks
 
     @contextlib.contextmanager
@@ -149,23 +147,6 @@ class ContainerWorkshop:
             finally:
                 with self._lock:
                     self._open.discard(container)
-
-    def _gather(self, tree: Tree, scratch: Path) -> None:
-        """Move what was written beneath each of the host's directories to its place in the one new layer."""
-        layer = scratch / "fs"
-        for number, directory in enumerate(tree.host_directories, 1):
-            written = scratch / f"fs{number}"
-            if not written.exists() or not any(written.iterdir()):  # what was in memory is in its place already
-                continue
-            here = layer
-            for part in Path(directory).parent.parts[1:]:
-                here = here / part
-                if here.is_symlink():  # what a step has put there could lead anywhere on this machine
-                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), f"/{here.relative_to(layer)}")
-                if not here.exists():
-                    here.mkdir()
-                    here.chmod(_mode_below(tree, f"/{here.relative_to(layer)}"))
-            os.rename(written, f"{layer}{directory}")
 
 
 class TreeFolder:
@@ -225,14 +206,6 @@ class TreeFolder:
             st_ino=entry["ino"],
             st_nlink=entry["nlink"],
         )
-
-
-def _mode_below(tree: Tree, path: str) -> int:
-    """The mode of a directory as the layers show it: a new one above them must not change it."""
-    for layer in reversed(tree.layers):
-        with contextlib.suppress(OSError):
-            return stat.S_IMODE(os.lstat(layer.path + path).st_mode)
-    return 0o755
 
 
 def _stream(container: Container, argv: Sequence[str], output: Callable[[str], None]) -> int:

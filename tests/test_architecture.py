@@ -32,7 +32,7 @@ FLOORS = {
     "launch": {"errors", "_linux", "oci", "runtime", "spec", "store"},
     "volumes": {"errors", "runtime", "spec"},
     "archives": {"errors", "archive", "build", "images", "oci", "store"},
-    "commits": {"build", "oci", "runtime", "store"},
+    "commits": {"build", "oci", "runtime", "stacking", "store"},
     "images": {"errors", "archive", "oci", "store"},
     "distribution": {"errors", "oci", "registry", "store"},
     "shared_cache": {"errors", "build", "distribution", "oci", "store"},

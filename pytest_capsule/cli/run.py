@@ -105,7 +105,7 @@ def run(call: Invocation) -> int:
             from pytest_capsule.build.configuration import changed
 
             changed(image.config.config, options.change)
-        return _run(engine.create(spec.with_changes(image=image)), options)
+        return _run(engine.create(spec.with_changes(image=image), to_keep=bool(options.commit)), options)
 
 
 def _run(created: Container, options: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ def _run(created: Container, options: argparse.Namespace) -> int:
             print(f"capsule: {error}", file=sys.stderr)
             return error.exit_code
         if options.commit:
-            image = container.commit(options.commit, change=options.change)
+            image = container.commit(options.commit, change=options.change, end=True)
             print(f"capsule: kept as {options.commit}, image {image.short_id}", file=sys.stderr)
     return code
 

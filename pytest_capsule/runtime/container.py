@@ -732,14 +732,16 @@ class Container:
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         change: Sequence[str] = (),
+        end: bool = False,
     ) -> Any:
         """The writable layer as a new ``Image`` on this one's, with another ``command`` or more ``env``.
 
-        ``change`` are instructions such as ``WORKDIR /srv`` or ``CMD ["run"]``: Docker's ``--change``.
+        ``change`` are instructions such as ``WORKDIR /srv`` or ``CMD ["run"]``: Docker's ``--change``. The container
+        goes on, with files of its own, unless it is to ``end`` with it.
         """
         if self._commit is None:
             raise UsageError(f"container {self.name} cannot be committed: no engine made it")
-        return self._commit(self, tag, command=command, env=env, change=change)
+        return self._commit(self, tag, command=command, env=env, change=change, end=end)
 
     def export(self, directory: int) -> int:
         """Copy the writable layer into the directory behind a descriptor; returns how many entries it has."""

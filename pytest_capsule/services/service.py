@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pytest_capsule.network.ports import in_url
+from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from pytest_capsule.engine import Engine
@@ -71,9 +72,9 @@ class RunningService:
         return f"{self.service.scheme}://{who}{in_url(host)}:{port}{path}"
 
     def keep(self) -> Service:
-        """Stop it in order and commit it: the service with what is in it now for a beginning."""
+        """End it in order and commit it: the service with what is in it now for a beginning."""
         self.container.stop()
-        image = self.container.commit()
+        image = self.container.commit(end=True)
         keywords = {name: value for name, value in self.service.keywords.items() if name not in ("build", "target")}
         return replace(self.service, keywords={**keywords, "image": image})
 
@@ -122,6 +123,6 @@ class Service:
 
         Each of them has the data to itself: what one test changes no other sees.
         """
-        with self.start(engine) as running:
+        with self.at(engine.start(ContainerSpec.of(**self.keywords), to_keep=True)) as running:
             prepare(running)
             return running.keep()

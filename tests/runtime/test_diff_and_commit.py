@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
+from pytest_capsule import ContainerSpec
 from pytest_capsule.errors import ImageNotFound, UsageError
 
 
@@ -103,6 +105,126 @@ def test_a_committed_image_has_it_all(engine, base):
         note = "import os; print(os.getxattr('/srv/two', 'user.note'))"
         assert container.exec(["python3", "-c", note]).stdout == "b'kept'\n"
         assert lines(container) == []
+
+
+WRITE = r"""
+import contextlib, os, socket
+os.umask(0)
+os.chdir("/srv")
+os.unlink("removed")
+os.system("rm -r dir; mkdir dir; echo new >dir/only")
+os.rename("renamed", "moved")
+open("changed", "a").write("more")
+for name, size in (("empty", 0), ("small", 65536), ("large", 65537), ("larger", 3000000)):
+    open(name, "wb").write(os.urandom(size))
+with open("sparse", "wb") as sparse:
+    sparse.truncate(1 << 22)
+    for at in (1 << 20, 3 << 20):
+        sparse.seek(at)
+        sparse.write(bytes(range(256)) * 16)
+open("hole", "wb").truncate(1 << 20)
+os.makedirs("deep/er/folder", 0o750)
+os.link("small", "deep/linked")
+os.link("small", "/usr/local/linked") if os.stat("/usr/local").st_dev == os.stat(".").st_dev else None
+os.symlink("/no/where", "dangling")
+os.mkfifo("fifo", 0o640)
+socket.socket(socket.AF_UNIX).bind("socket")
+with contextlib.suppress(PermissionError):  # without root there are no devices
+    os.mknod("device", 0o20604, os.makedev(1, 3))
+os.mkdir("private", 0o700)
+os.mkdir("sticky")
+os.chmod("sticky", 0o3777)
+for name, mode in (("setuid", 0o4755), ("setgid", 0o2710), ("none", 0)):
+    open(name, "w").write(name)
+    os.chmod(name, mode)
+os.setxattr("setuid", "user.note", b"\0\xff")
+os.setxattr("sticky", "user.note", b"of a folder")
+open(b"caf\xe9 \n", "w").close()
+os.makedirs("/usr/local/share/made/here")
+open("/usr/local/share/made/file", "w").write("below a folder of the host")
+os.utime("setuid", ns=(1, 1000000000123456789))
+os.utime("dangling", ns=(1, 1000000000123456788), follow_symlinks=False)
+os.utime("fifo", ns=(1, -5000000003))
+for name in ("sticky", "deep/er", "deep", "."):
+    os.utime(name, ns=(1, 1000000000987654321))
+"""
+LOOK = r"""
+import hashlib, json, os, stat
+found, inodes = {}, {}
+def holes(fd, size):
+    at = 0
+    while at < size:
+        try: start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError: return
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, at
+for top in ("/srv", "/usr/local"):
+    for folder, folders, names in os.walk(os.fsencode(top)):
+        for path in [folder, *(os.path.join(folder, name) for name in names + folders)]:
+            info = os.lstat(path)
+            line = [info.st_mode, info.st_uid, info.st_gid, info.st_rdev]
+            if path != b"/usr/local":
+                line.append(info.st_mtime_ns)
+            line.append(sorted((key, os.getxattr(path, key, follow_symlinks=False).hex())
+                               for key in os.listxattr(path, follow_symlinks=False)))
+            if not stat.S_ISDIR(info.st_mode):
+                line += [info.st_size, info.st_nlink, inodes.setdefault((info.st_dev, info.st_ino), repr(path))]
+            if stat.S_ISLNK(info.st_mode):
+                line.append(repr(os.readlink(path)))
+            if stat.S_ISREG(info.st_mode):
+                with open(path, "rb") as file:
+                    line += [hashlib.sha256(file.read()).hexdigest(), list(holes(file.fileno(), info.st_size))]
+            found[repr(path)] = line
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("how", ["going on", "ended", "moved"])
+def test_a_committed_image_is_the_same_entry_by_entry(engine, base, how):
+    with engine.start(ContainerSpec.of(base, command=[]), to_keep=how == "moved") as container:
+        container.exec(["python3", "-c", WRITE], check=True)
+        before = json.loads(container.exec(["python3", "-c", LOOK], check=True).stdout)
+        image = container.commit(end=how != "going on")
+        assert (container.status == "removed") == (how != "going on")
+    with engine.run(image, command=[]) as other:
+        assert json.loads(other.exec(["python3", "-c", LOOK], check=True).stdout) == before
+        assert lines(other) == []
+    assert {"b'/srv/sparse'", "b'/srv/socket'", "b'/usr/local/share/made/file'"} < before.keys()
+    assert before["b'/srv/sparse'"][-1] == [[1 << 20, (1 << 20) + 4096], [3 << 20, (3 << 20) + 4096]]
+
+
+def test_what_was_started_to_be_kept_is_moved_and_not_copied(engine, debian_image):
+    with engine.start(ContainerSpec.of(debian_image, command=[]), to_keep=True) as container:
+        container.exec("mkdir /new; echo 1 >/new/file", check=True)
+        (writable,) = [overlay.upper for overlay in container.spec.overlays]
+        inode = os.stat(f"{writable}/new/file").st_ino
+        image = container.commit("kept:moved", end=True, change=["ENV A=1"])
+        assert not os.path.exists(writable)
+    assert os.stat(f"{image.layers[-1].path}/new/file").st_ino == inode
+    with engine.run("kept:moved", command=[]) as other:
+        assert other.exec("cat /new/file; echo $A", check=True).stdout == "1\n1\n"
+    engine.remove("kept:moved")
+
+
+def test_what_was_started_to_be_kept_may_go_on_or_be_dropped(engine, debian_image):
+    with engine.start(ContainerSpec.of(debian_image, command=[]), to_keep=True) as container:
+        (writable,) = [overlay.upper for overlay in container.spec.overlays]
+        container.write_text("/file", "one")
+        first = container.commit()
+        container.write_text("/file", "two")
+        with pytest.raises(UsageError, match="change"):
+            container.commit(end=True, change=["nonsense"])
+        assert container.read_text("/file") == "two", "it goes on when nothing was kept of it"
+        assert os.path.exists(writable)
+    assert not os.path.exists(writable)
+    with engine.run(first, command=[]) as other:
+        assert other.read_text("/file") == "one"
+
+
+def test_nothing_written_is_no_layer_when_it_is_moved(engine, debian_image):
+    with engine.start(ContainerSpec.of(debian_image, command=[]), to_keep=True) as container:
+        image = container.commit(end=True)
+    assert image.layers == engine.image(debian_image).layers
 
 
 @pytest.mark.identities("root", "range")
