@@ -44,11 +44,40 @@ class _Token:
     """A newer one that came with it, for the next time."""
 
 
+class IdentityTokens:
+    """Those that token servers have handed out in the place of written ones, for all repositories of a client.
+
+    The older one may be good for nothing then (oauth.md). Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], str] = {}
+        self._all: list[str] = []
+        self._lock = threading.Lock()
+
+    def newest(self, registry: str, written: str) -> str:
+        """The one that took the place of that which is written for a registry, or that itself."""
+        with self._lock:
+            return self._newest.get((registry, written), written)
+
+    def replace(self, registry: str, written: str, newer: str) -> None:
+        """Let another take its place."""
+        with self._lock:
+            self._newest[registry, written] = newer
+            self._all.append(newer)
+
+    def secrets(self) -> list[str]:
+        """All that there were."""
+        with self._lock:
+            return list(self._all)
+
+
 class Authorizer:
     """Knows what to say to one registry. Safe from any thread.
 
     ``send`` carries requests to the token server, with retries; ``may_hear(url)`` says whether that one may be told a
-    secret, ``find`` gives the credentials for the registry, and is called once, when they are needed.
+    secret, ``find`` gives the credentials for the registry, and is called once, when they are needed; ``identities``
+    are those of all repositories.
     """
 
     def __init__(
@@ -58,17 +87,18 @@ class Authorizer:
         send: Send,
         may_hear: Callable[[str], bool],
         find: Callable[[], Credentials | None],
+        identities: IdentityTokens,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._send = send
         self._may_hear = may_hear
         self._find = find
+        self._identities = identities
         self._clock = clock
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
         self._looked = False
-        self._identity_tokens: list[str] = []
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._lock = threading.Lock()
@@ -119,15 +149,16 @@ class Authorizer:
         """Every text that may be in no error."""
         with self._lock:
             own = self._credentials.secrets() if self._credentials else ()
-            return [*own, *self._identity_tokens, *(token.text for token in self._tokens.values() if token.text)]
+            return [*own, *self._identities.secrets(), *(token.text for token in self._tokens.values() if token.text)]
 
     def _who(self) -> Credentials | None:
         if not self._looked:
             self._credentials = self._find()
             self._looked = True
-        if self._credentials is not None and self._identity_tokens:
-            return replace(self._credentials, identity_token=self._identity_tokens[-1])
-        return self._credentials
+        written = self._credentials
+        if written is None or not written.identity_token:
+            return written
+        return replace(written, identity_token=self._identities.newest(self._registry, written.identity_token))
 
     def _basic(self) -> str:
         who = self._who()
@@ -167,8 +198,9 @@ class Authorizer:
                     "try again later",
                 )
             token = _read_token(response, asked, urlsplit(realm).netloc)
-        if who is not None and who.identity_token and token.identity_token not in ("", who.identity_token):
-            self._identity_tokens.append(token.identity_token)  # the older one may be good for nothing now (oauth.md)
+        written = self._credentials.identity_token if self._credentials else ""
+        if who is not None and written and token.identity_token not in ("", who.identity_token):
+            self._identities.replace(self._registry, written, token.identity_token)
         return token
 
 

@@ -14,6 +14,7 @@ from pytest_capsule.errors import MalformedImage, RegistryError
 from pytest_capsule.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.reference import Reference
+from pytest_capsule.registry.auth import IdentityTokens
 from pytest_capsule.registry.credentials import find_credentials
 from pytest_capsule.registry.download import Download
 from pytest_capsule.registry.host import Call, Host
@@ -55,6 +56,7 @@ class Client:
         self._home = Path(self._environment.get("HOME") or Path.home())
         self._transport = Transport(settings, Trust(self._environment, self._home), self._environment, timeout=timeout)
         self._patience = patience or Patience()
+        self._identities = IdentityTokens()
         self._hosts: dict[tuple[tuple[Endpoint, ...], str], Host] = {}
         self._lock = threading.Lock()
 
@@ -74,6 +76,7 @@ class Client:
                     self._settings,
                     self._patience,
                     lambda account: find_credentials(account, path, self._environment, self._home),
+                    self._identities,
                 )
             return self._hosts[place, path]
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from pytest_capsule.errors import RegistryError
 from pytest_capsule.oci.reference import DEFAULT_DOMAIN
-from pytest_capsule.registry.auth import Authorizer, Refused
+from pytest_capsule.registry.auth import Authorizer, IdentityTokens, Refused
 from pytest_capsule.registry.patience import TEMPORARY, Patience, seconds_asked
 from pytest_capsule.registry.settings import HUB_ACCOUNT, Endpoint, RegistrySettings
 from pytest_capsule.registry.transport import Body, ConnectionFailed, Request, Response, Transport, address
@@ -58,6 +58,7 @@ class Host:
         settings: RegistrySettings,
         patience: Patience,
         find_credentials: Callable[[str], Credentials | None],
+        identities: IdentityTokens,
     ) -> None:
         self.name = endpoints[0].netloc
         self._endpoints = endpoints
@@ -69,6 +70,7 @@ class Host:
             send=self._ask_token_server,
             may_hear=self._may_be_asked,
             find=lambda: find_credentials(endpoints[0].account),
+            identities=identities,
         )
         self._found: Endpoint | None = None
         self._lock = threading.Lock()

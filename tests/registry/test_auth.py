@@ -1,6 +1,7 @@
 """Tokens: asked for once, used until they expire, of the right server; and a secret goes nowhere else."""
 
 import base64
+import contextlib
 import json
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,6 +12,10 @@ from registry_peers import auths, write_config
 from pytest_capsule.errors import RegistryError
 from pytest_capsule.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from pytest_capsule.oci.digest import Digest
+from pytest_capsule.oci.reference import Reference
+from pytest_capsule.registry.client import Client
+from pytest_capsule.registry.patience import Patience
+from pytest_capsule.registry.settings import RegistrySettings
 
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
 BLOB = b"layer"
@@ -123,6 +128,21 @@ def test_a_newer_identity_token_takes_the_place_of_the_first(guarded, tokens, co
     with pytest.raises(RegistryError, match="neither") as caught:
         repository.manifest("1")
     assert not [secret for secret in ("s3cret", "n3wer", "n3west") if secret in str(caught.value)]
+
+
+def test_a_newer_identity_token_is_that_of_all_repositories(guarded, tokens, home):
+    """The written one may be spent when the next repository is asked for."""
+    write_config(home / ".docker", {"auths": {guarded.host: {"identitytoken": "s3cret"}}})
+    tokens.more = {"refresh_token": "n3wer"}
+    guarded.add_manifest("other", "1", MANIFEST, OCI_MANIFEST)
+    guarded.always["GET /v2/other/manifests/1"] = guarded.always["GET /v2/app/manifests/1"]
+    client = Client(RegistrySettings.of({}, []), environment={"HOME": str(home)}, patience=Patience(attempts=2))
+    with contextlib.closing(client):
+        for name in ("app", "other"):
+            reference = Reference.parse(f"{guarded.host}/{name}:1")
+            assert client.repository(reference, "pull").manifest("1").data == MANIFEST
+    assert {form["refresh_token"][0] for form in tokens.forms[1:]} == {"n3wer"}
+    assert tokens.forms[0]["refresh_token"] == ["s3cret"]
 
 
 def test_an_anonymous_token_comes_with_no_identity(guarded, tokens, connect):
