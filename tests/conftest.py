@@ -6,22 +6,19 @@ import getpass
 import os
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from watching import PATIENCE, until
 
-from pytest_capsule._linux import syscalls
+from pytest_capsule._linux import constants, syscalls
 from pytest_capsule.store import host
 
 pytest_plugins = ["pytester"]
 
 MAKE_ROOTFS = "sudo scripts/make-debian-rootfs"
-OF_THE_C_LIBRARY = (32, 33)  # SIGCANCEL and SIGSETXID, which signal(2) of the C library refuses
-DEADLINE = 20.0
 ROOTFS = "/var/cache/pytest-capsule-ci/debian-bookworm"
 
 
@@ -50,7 +47,7 @@ def pytest_configure() -> None:
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores those two itself
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    for unnamed in OF_THE_C_LIBRARY:
+    for unnamed in constants.SIGNALS_OF_THE_C_LIBRARY:
         syscalls.forget_signal_handler(unnamed)
 
 
@@ -74,11 +71,9 @@ def identity() -> str:
 def eventually() -> Callable[..., Any]:
     """``eventually(condition)`` asks until it is true, and gives what it said."""
 
-    def wait(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
-        pause, end = threading.Event(), time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, f"not within {seconds} s: {condition}"
-            pause.wait(0.002)
+    def wait(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        found = until(condition, seconds)
+        assert found, f"not within {seconds} s: {condition}"
         return found
 
     return wait

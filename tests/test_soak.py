@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import os
 import random
@@ -17,15 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from watching import PATIENCE, descriptors, until
 
 from pytest_capsule import Engine
 from pytest_capsule.errors import CapsuleError
 
-PATIENCE = 30.0
 PR_SET_CHILD_SUBREAPER = 36
 MEMORY = 4 << 20  # bytes that a live container may cost; 3 MB is the goal
 
@@ -33,13 +31,6 @@ MEMORY = 4 << 20  # bytes that a live container may cost; 3 MB is the goal
 @pytest.fixture(scope="module")
 def scale(identity: str) -> float:
     return float(os.environ.get("CAPSULE_SOAK") or (1.0 if identity == "root" else 0.1))
-
-
-def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return value
 
 
 def descendants() -> dict[int, str]:
@@ -63,15 +54,6 @@ def groups() -> set[str]:
                     is_ours = group.stat().st_uid == os.geteuid()
                     if is_ours and (pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}")):
                         found.add(str(group))
-    return found
-
-
-def descriptors() -> dict[str, str]:
-    gc.collect()
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
     return found
 
 

@@ -61,6 +61,10 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 
+# nptl(7): SIGCANCEL and SIGSETXID. Python knows them not, the C library refuses to set them, and its posix_spawn(3),
+# which make uses, leaves them ignored.
+SIGNALS_OF_THE_C_LIBRARY = (32, 33)
+
 # keyctl.h
 KEYCTL_JOIN_SESSION_KEYRING = 1
 

@@ -37,7 +37,6 @@ _NAMESPACES = (
     | constants.CLONE_NEWPID
     | constants.CLONE_NEWCGROUP
 )
-_OF_THE_C_LIBRARY = (32, 33)  # Python knows them not, and glibc's posix_spawn(3), which make uses, leaves them ignored
 _IDLE = 25  # milliseconds without a request after which blank containers are made: not beside a test's first command
 _GATEWAYS = 1024  # that one who was taken over can make us start
 _OF_A_NETWORK = 16  # several containers may share one
@@ -95,7 +94,7 @@ def _forget_signals() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python itself ignores those two, and restores them in a command
-    for unnamed in _OF_THE_C_LIBRARY:
+    for unnamed in constants.SIGNALS_OF_THE_C_LIBRARY:
         syscalls.forget_signal_handler(unnamed)
 
 

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+from watching import until
 
 SLEEPERS = """
     import time
@@ -27,14 +27,6 @@ SLEEPERS = """
 
     import os
 """
-
-
-def until(condition, seconds=20.0):
-    """Wait for a condition that comes by itself, for a bounded time."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import linecache
-import os
 import sys
 
 import psutil
 import pytest
+from watching import descriptors
 
 from pytest_capsule import engine as engine_module
 from pytest_capsule import wait
@@ -58,12 +56,8 @@ def inits(engine):
 
 
 def namespaces():
-    """The descriptors of network namespaces that this process has."""
-    links = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return [link for link in links if link.startswith("net:")]
+    """The network namespaces that this process has descriptors of."""
+    return [link for link in descriptors().values() if link.startswith("net:")]
 
 
 # What was in a local variable only is closed when nobody has it any more, and says so.
@@ -100,4 +94,3 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
                 assert eventually(lambda: len(inits(engine)) <= READY + len(others)), where
     assert number > 50
     assert len(namespaces()) <= before
-    gc.collect()  # in here, and not in a test to which it would mean something
