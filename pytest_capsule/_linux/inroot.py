@@ -92,3 +92,18 @@ def _make_directory(name: str, parent_fd: int, mode: int, owner: tuple[int, int]
             ownership.give_open(fd, *owner)
     finally:
         os.close(fd)
+
+
+def remove_tree(parent: int, name: str) -> None:
+    """``rm -rf`` of a directory by descriptors, so that nothing swapped for a symlink meanwhile is followed."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(fd, entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)

@@ -237,7 +237,7 @@ class Placing:
         if not stat.S_ISDIR(info.st_mode):
             os.unlink(name, dir_fd=parent)
             return
-        remove_tree(parent, name)
+        inroot.remove_tree(parent, name)
         below = path + "/"
         self.implied = {other for other in self.implied if other != path and not other.startswith(below)}
         for other in [other for other in self._directories if other == path or other.startswith(below)]:
@@ -263,21 +263,6 @@ def _write_pieces(fd: int, member: Member, reader: Reader) -> None:
             _write(fd, part[:room])
             taken = min(room, len(part))
             part, room = part[taken:], room - taken
-
-
-def remove_tree(parent: int, name: str) -> None:
-    """``rm -rf`` of a directory by descriptors, so that nothing swapped for a symlink meanwhile is followed."""
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(fd, entry.name)
-                else:
-                    os.unlink(entry.name, dir_fd=fd)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent)
 
 
 def _make_node(member: Member, parent: int, name: str) -> None:

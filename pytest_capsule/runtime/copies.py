@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule.archive.unpack import remove_tree
+from pytest_capsule._linux import inroot
 from pytest_capsule.runtime import files
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _is_opaque(fd: int) -> bool:
 
 def _remove(parent: int, name: str) -> None:
     if _is_directory(parent, name):
-        remove_tree(parent, name)
+        inroot.remove_tree(parent, name)
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)
