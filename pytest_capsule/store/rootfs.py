@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
+
+from pytest_capsule._linux import constants, syscalls
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_capsule.store.image import Tree
+
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # or a link, or hidden from this user
 
 
 def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
@@ -28,5 +34,17 @@ def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
 
 def _has(layer: str, directory: str) -> bool:
     """Whether a directory is in the layer itself: a link in it could lead anywhere on this machine."""
-    path = layer + directory
-    return os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(layer) + directory
+    root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(
+            syscalls.openat2(
+                root, directory.lstrip("/"), os.O_PATH | os.O_DIRECTORY, resolve=constants.RESOLVE_NO_SYMLINKS
+            )
+        )
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return False
+    finally:
+        os.close(root)
+    return True
