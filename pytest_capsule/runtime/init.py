@@ -107,7 +107,8 @@ class Init:
                 netlink.loopback_up()
                 self._names = resolver.listen()
             capabilities.bound_to(variant["capabilities"], last_capability)
-            self._rehearse()
+            if not select.select([self._requests], [], [], 0)[0]:  # else somebody waits
+                self._rehearse()
             os.chdir(mountpoint)
         except Exception as error:
             prepared = error  # told to whoever furnishes this container
@@ -130,7 +131,7 @@ class Init:
         """Go once through what the first command will need, while nobody waits.
 
         Init shares its memory with the supervisor until one of them writes to it, and the kernel copies each page at
-        the first write: that is a good part of a first command, and costs nothing here.
+        the first write: that is a good part of a first command, and costs nobody anything here.
         """
         requests = self._requests
         engine, self._requests = channel.pair()
