@@ -60,9 +60,13 @@ class _CapData(ctypes.Structure):
 
 def _check(result: int, call: str, subject: str | bytes = "") -> int:
     if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno), f"{call} {os.fsdecode(subject)}".strip())
+        raise _failure(call, subject)
     return result
+
+
+def _failure(call: str, subject: str | bytes) -> OSError:
+    errno = ctypes.get_errno()
+    return OSError(errno, os.strerror(errno), f"{call} {os.fsdecode(subject)}".strip())
 
 
 def clone(flags: int) -> tuple[int, int]:
@@ -71,18 +75,16 @@ def clone(flags: int) -> tuple[int, int]:
     The raw call, so no ``atfork`` handler runs: only for a process with a single thread. The child's death is SIGCHLD.
     """
     pidfd = _INT(-1)
-    pid = _check(
-        _libc.syscall(
-            _LONG(_SYS_CLONE),
-            _ULONG(flags | constants.CLONE_PIDFD | constants.SIGCHLD),
-            _LONG(0),
-            ctypes.byref(pidfd),
-            _LONG(0),
-            _LONG(0),
-        ),
-        "clone",
-        _namespace_names(flags),
+    pid: int = _libc.syscall(
+        _LONG(_SYS_CLONE),
+        _ULONG(flags | constants.CLONE_PIDFD | constants.SIGCHLD),
+        _LONG(0),
+        ctypes.byref(pidfd),
+        _LONG(0),
+        _LONG(0),
     )
+    if pid < 0:
+        raise _failure("clone", _namespace_names(flags))
     return pid, pidfd.value
 
 
@@ -171,7 +173,8 @@ def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
 
 def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
     """Classic ``mount(2)``; ``data`` may not be longer than a page: the kernel cuts it silently."""
-    _check(_libc.mount(source, target, kind, flags, data), f"mount {os.fsdecode(kind or b'')} on", target)
+    if _libc.mount(source, target, kind, flags, data) < 0:
+        raise _failure(f"mount {os.fsdecode(kind or b'')} on", target)
 
 
 def umount(target: bytes, flags: int = 0) -> None:

@@ -31,11 +31,12 @@ _DEVICE_LINKS = {
 }
 # moby, oci/defaults.go: what a container may not see and what it may not write
 _MASKED = (
-    "proc/acpi proc/asound proc/interrupts proc/kcore proc/keys proc/latency_stats proc/timer_list proc/timer_stats "
-    "proc/sched_debug proc/scsi sys/firmware sys/devices/virtual/powercap"
+    b"proc/acpi proc/asound proc/interrupts proc/kcore proc/keys proc/latency_stats proc/timer_list proc/timer_stats "
+    b"proc/sched_debug proc/scsi sys/firmware sys/devices/virtual/powercap"
 ).split()
 _TEXTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-_READ_ONLY = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
+_READ_ONLY = b"proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
+_REMOUNT_READ_ONLY = constants.MS_REMOUNT | constants.MS_BIND | constants.MS_RDONLY | _SAFE_MS
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ class Text:
     @classmethod
     def create(cls, name: str) -> Text:
         """An empty one, in the directory that is prepared for them."""
-        fd = os.open(f"etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-        os.fchmod(fd, 0o644)
+        fd = os.open(f"etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         return cls(fd, mount.bind(f"etc/{name}".encode()))
 
     def place(self, text: str, target: int, path: str, *, read_only: bool) -> None:
@@ -102,9 +102,9 @@ def _prepare_dev(identity: Identity, *, privileged: bool) -> None:
         source = f"/dev/{name}"
         if not identity.userns:  # in a user namespace no node can be made; the host's can be bound
             source = f"nodes/{name}"
-            os.mknod(source, 0o20666, os.makedev(major, minor))
-        target = os.open(f"dev/{name}", os.O_CREAT | os.O_CLOEXEC, 0o666)
-        mount.place(mount.bind(source.encode(), recursive=identity.userns), target, name)
+            os.mknod(source, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        os.mknod(f"dev/{name}", stat.S_IFREG | 0o666)
+        syscalls.mount(source.encode(), b"dev/" + name.encode(), None, constants.MS_BIND)
     for name, target_path in _DEVICE_LINKS.items():
         os.symlink(target_path, f"dev/{name}")
     if os.path.exists("/proc/kcore"):
@@ -193,36 +193,30 @@ def _mount_at(path: str, mounted: int) -> None:
 
 
 def _restrict_kernel_files() -> None:
+    """By path: nobody is inside yet, and what is mounted here so far is the kernel's own."""
     empty: bytes | None = None
     for path in (*_MASKED, *_heat_counters()):
-        if (target := _open_if_there(path)) is not None:
-            if not os.path.isdir(path):
-                cover = mount.bind(b"dev/null", recursive=False)
-            elif empty is not None:
-                cover = mount.bind(empty)
-            else:  # and from where it is placed, since no kernel before 6.15 copies a mount that is detached
-                cover = mount.filesystem(b"tmpfs", [(b"size", b"0")], _SAFE_MOUNT | constants.MOUNT_ATTR_RDONLY)
-                empty = path.encode()
-            mount.place(cover, target, path)
+        if not os.path.lexists(path):
+            continue
+        if not os.path.isdir(path):
+            syscalls.mount(b"dev/null", path, None, constants.MS_BIND)
+        elif empty is not None:
+            syscalls.mount(empty, path, None, constants.MS_BIND)
+        else:
+            syscalls.mount(b"tmpfs", path, b"tmpfs", _SAFE_MS | constants.MS_RDONLY, b"size=0")
+            empty = path
     for path in _READ_ONLY:
-        if (target := _open_if_there(path)) is not None:
-            copy = mount.bind(target)
-            syscalls.mount_setattr(copy, add=constants.MOUNT_ATTR_RDONLY, recursive=True)
-            mount.place(copy, target, path)
+        if os.path.lexists(path):
+            syscalls.mount(path, path, None, constants.MS_BIND | constants.MS_REC)
+            syscalls.mount(None, path, None, _REMOUNT_READ_ONLY)
 
 
-def _heat_counters() -> list[str]:
+def _heat_counters() -> list[bytes]:
     """What lets one guess at what the processors are working on: moby masks it too."""
-    folder = "sys/devices/system/cpu"
-    found = [f"{folder}/{name}/thermal_throttle" for name in os.listdir(folder) if name[3:].isdigit()]
-    return found if found and os.path.exists(found[0]) else []
-
-
-def _open_if_there(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except (FileNotFoundError, PermissionError):
-        return None
+    folder = b"sys/devices/system/cpu"
+    if not os.path.exists(folder + b"/cpu0/thermal_throttle"):
+        return []
+    return [b"%b/%b/thermal_throttle" % (folder, name) for name in os.listdir(folder) if name[3:].isdigit()]
 
 
 def assemble(spec: dict[str, Any], texts: Texts, step: mounting.StepMounts) -> list[mounting.Upper]:
