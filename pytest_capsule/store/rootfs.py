@@ -34,17 +34,15 @@ def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
 
 def _has(layer: str, directory: str) -> bool:
     """Whether a directory is in the layer itself: a link in it could lead anywhere on this machine."""
-    root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    wanted = os.O_PATH | os.O_DIRECTORY
     try:
-        os.close(
-            syscalls.openat2(
-                root, directory.lstrip("/"), os.O_PATH | os.O_DIRECTORY, resolve=constants.RESOLVE_NO_SYMLINKS
-            )
-        )
+        root = os.open(layer, wanted | os.O_CLOEXEC)
+        try:
+            os.close(syscalls.openat2(root, directory.lstrip("/"), wanted, resolve=constants.RESOLVE_NO_SYMLINKS))
+        finally:
+            os.close(root)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
         return False
-    finally:
-        os.close(root)
     return True
