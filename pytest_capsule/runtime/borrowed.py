@@ -19,6 +19,8 @@ from pytest_capsule.runtime.container import Container
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from typing_extensions import Self
+
     from pytest_capsule.runtime.limits import Limits
     from pytest_capsule.runtime.logs import LogPump
     from pytest_capsule.runtime.process import Process
@@ -100,7 +102,7 @@ class BorrowedContainer(Container):
         )
         self.ip, self.ip6 = lent.ip, lent.ip6
 
-    def _forked(self, neighbour: Container | None) -> tuple[socket.socket, int]:
+    def _forked(self, neighbour: Self | None) -> tuple[socket.socket, int]:
         requests, init = self._descriptors
         return socket.socket(fileno=requests), init
 
@@ -170,8 +172,4 @@ class BorrowedContainer(Container):
                 return
             self._closed = self._ended = True
         with self._cleanup:
-            for process in list(self._commands):
-                process.poll()
-                process.close()
-            self._requests.close()
-            os.close(self._pidfd)
+            self._release()

@@ -11,9 +11,10 @@ from watching import descriptors
 
 from pytest_capsule import engine as engine_module
 from pytest_capsule import wait
+from pytest_capsule.runtime import command_access, main_process, sandbox
 from pytest_capsule.runtime import container as container_module
 
-FILES = {engine_module.__file__, container_module.__file__}
+FILES = {module.__file__ for module in (engine_module, container_module, main_process, command_access, sandbox)}
 READY = 4  # blank containers, those that were ordered for the next test and the next RUN
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_capsule._linux import channel
 from pytest_capsule.errors import ContainerError, ExecTimeout
-from pytest_capsule.runtime import container, init, process
+from pytest_capsule.runtime import init, process, sandbox
 
 PIDFD_GETFD = 438
 of_root = pytest.mark.identities("root")  # without root no test may take a descriptor from an init
@@ -90,7 +90,7 @@ def mute(engine, tmp_path, monkeypatch):
     with engine.run("capsule/host", command=["sleep", "1000"]) as one:
         os.kill(one.init_pid, signal.SIGSTOP)
         monkeypatch.setattr(process, "PATIENCE", 0.3)
-        monkeypatch.setattr(container, "PATIENCE", 0.3)
+        monkeypatch.setattr(sandbox, "PATIENCE", 0.3)
         yield one
 
 
