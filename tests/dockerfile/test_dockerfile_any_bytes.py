@@ -51,6 +51,25 @@ def test_anything_that_looks_like_a_dockerfile(source):
     read("FROM a\n" + source)
 
 
+KEYWORDS = [
+    "FROM", "RUN", "COPY", "ADD", "ENV", "ARG", "LABEL", "ONBUILD RUN", "ONBUILD COPY", "HEALTHCHECK CMD",
+    "HEALTHCHECK", "CMD", "ENTRYPOINT", "EXPOSE", "VOLUME", "SHELL", "STOPSIGNAL", "USER", "WORKDIR", "MAINTAINER",
+]  # fmt: skip
+ARGUMENTS = [
+    *PIECES, "--chown=", "--chmod=", "--parents", "--exclude=", "--checksum=", "--keep-git-dir=", "--unpack=",
+    "--platform=", "--network=", "--security=", "--device=", "--interval=", "--retries=", "--mount=type=", "bind,",
+    "secret,", "ssh,", "tmpfs,", "id=", "source=", "target=/", "size=", "mode=", "sharing=", "env=", "required",
+    "sha256:", "https://a.b/c.git", "git@a.b:c", "?ref=", "SIGTERM", "RTMIN+", "x:y", "/tcp", "30s", "0755", "u+x,",
+    "<<EOF\nx$a\nEOF\n", "<<-'EOF' a\n\tx\nEOF\n", '["a", "b"]', "['a']", "${a", "%%*", "//b/",
+]  # fmt: skip
+
+
+@settings(deadline=None, database=None, max_examples=2000)
+@given(st.sampled_from(KEYWORDS), st.lists(st.sampled_from(ARGUMENTS), max_size=8), st.sampled_from(["", " "]))
+def test_any_arguments_of_an_instruction(keyword, pieces, between):
+    read(f"FROM a AS b\n{keyword} {between.join(pieces)}")
+
+
 LONG = 20_000
 
 

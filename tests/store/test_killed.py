@@ -9,21 +9,45 @@ import pytest
 
 from pytest_capsule import Engine
 
-# Dies in the place of the call, of that number, that changes a name on the disk: between two nothing is to be seen.
+# Dies in the place of the call, of that number, that changes a name on the disk, or behind one that begins to write a
+# file: between two nothing is to be seen, but for a file that is there and not yet whole.
 DYING = """\
-import os, sys
+import builtins, io, os, sys
+from pathlib import Path
 from pytest_capsule import Engine
+from pytest_capsule.errors import BuildError
 
 cache, left = sys.argv[1], int(sys.argv[2])
 
 
+def tick():
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+
+
 def dying(real):
     def call(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
+        tick()
         return real(*args, **kwargs)
+    return call
+
+
+def dying_within(real):
+    def call(path, *args, **kwargs):
+        open_really(path, "wb").close()
+        tick()
+        return real(path, *args, **kwargs)
+    return call
+
+
+def dying_behind(real):
+    def call(file, mode="r", *args, **kwargs):
+        opened = real(file, mode, *args, **kwargs)
+        if not set(mode).isdisjoint("wxa"):
+            tick()
+        return opened
     return call
 
 
@@ -31,9 +55,12 @@ def do(engine):
     {work}
 
 
+open_really = open
 with Engine(cache) as engine:
     for name in ("rename", "replace", "unlink", "link", "mkdir", "rmdir"):
         setattr(os, name, dying(getattr(os, name)))
+    Path.write_bytes, Path.write_text = dying_within(Path.write_bytes), dying_within(Path.write_text)
+    builtins.open = dying_behind(open)
     do(engine)
 print("done")
 """
@@ -47,7 +74,22 @@ WORK = {
     "save": 'engine.save("base:1", "saved.tar"); engine.tag("base:1", "kept:1")',
     "id": 'engine.image("base:1").id; engine.image("base:1").digest; engine.tag("base:1", "kept:1")',
     "remove": 'engine.remove("base:1"); engine.tag("hello-world", "kept:1")',
+    "build": 'engine.build("made", tag="kept:1")',
+    "failing build": (
+        "try:\n"
+        '        engine.build("failing", tag="kept:1")\n'
+        "    except BuildError as error:\n"
+        '        engine.tag(error.image, "kept:1")'
+    ),
 }
+DOCKERFILE = """\
+FROM hello-world AS first
+WORKDIR /w
+COPY a b /w/
+FROM hello-world
+RUN --mount=type=cache,target=/c --mount=type=bind,target=/m ["/hello"]
+COPY --from=first /w /w
+"""
 
 
 @pytest.mark.parametrize("work", WORK)
@@ -58,8 +100,13 @@ def test_whatever_it_was_doing(tmp_path, work):
         member.size = 4
         rootfs.addfile(member, io.BytesIO(b"text"))
     (tmp_path / "Dockerfile").write_text("FROM hello-world\nCOPY rootfs.tar /file\n")
+    for folder, more in (("made", ""), ("failing", 'RUN ["/missing"]\n')):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            (tmp_path / folder / name).write_text(name)
+        (tmp_path / folder / "Dockerfile").write_text(DOCKERFILE + more)
     script = DYING.format(work=WORK[work])
-    for moment in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
+    for moment in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233):
         with Engine(cache_dir=cache) as engine:
             engine.prune(all=True)  # so that all is to be done, each time
             engine.build(tmp_path, tag="base:1")
@@ -72,6 +119,8 @@ def test_whatever_it_was_doing(tmp_path, work):
             for image in engine.images():
                 with engine.run(image, command=[]) as container:
                     assert container.listdir("/")
+            with engine.run(engine.build(tmp_path / "made"), command=[]) as container:
+                assert (container.read_text("/w/a"), container.read_text("/w/b")) == ("a", "b"), moment
             if (tmp_path / "saved.tar").exists():
                 assert engine.load(tmp_path / "saved.tar"), "it is whole, or not there"
         if ended.stdout:
