@@ -20,9 +20,9 @@ def rootfs(compression="", **files):
 
 
 @pytest.fixture
-def bytes_capsule(capsule):
+def bytes_capsule(capsule, capsule_here):
     """``capsule`` with bytes for its input and output."""
-    return lambda *words, **how: capsule(*words, text=False, **how)
+    return lambda *words, **how: (capsule if "input" in how else capsule_here)(*words, text=False, **how)
 
 
 @pytest.mark.parametrize("compression", ["", "gz", "xz"])
@@ -92,8 +92,8 @@ def test_save_as_a_folder(bytes_capsule, tmp_path):
         (["import", "/no/where"], "/no/where cannot be read: No such file or directory"),
     ],
 )
-def test_mistakes(capsule, words, said):
-    done = capsule(*words)
+def test_mistakes(capsule_here, words, said):
+    done = capsule_here(*words)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("capsule: ")
     assert said in done.stderr

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 
 import pytest
 
@@ -15,6 +16,11 @@ FROM tools
 COPY file /file
 CMD ["cat", "/file"]
 """
+
+
+@pytest.fixture
+def capsule(capsule_here):
+    return capsule_here
 
 
 @pytest.fixture
@@ -102,14 +108,15 @@ def test_a_failing_step_says_where_and_how_to_look(capsule, context):
 
 
 @pytest.mark.parametrize(("where", "shown"), [("shell", "half\n"), ("shell-before", "")])
-def test_a_shell_where_it_failed(capsule, context, where, shown):
+def test_a_shell_where_it_failed(start_capsule, context, where, shown):
     (context / "Dockerfile").write_text(
         'FROM capsule/host\nENTRYPOINT ["false"]\nENV A=b\nRUN echo half >/half; exit 7\n'
     )
-    done = capsule("build", f"--on-error={where}", str(context), input="cat /half; echo $A; exit 5\n")
-    assert done.returncode == 1
-    assert done.stdout == f"{shown}b\n"
-    assert "Dockerfile:4: RUN echo half >/half; exit 7: exit code 7" in done.stderr
+    process = start_capsule("build", f"--on-error={where}", str(context), stdin=subprocess.PIPE)
+    output, errors = process.communicate(b"cat /half; echo $A; exit 5\n", timeout=60)
+    assert process.returncode == 1
+    assert output.decode() == f"{shown}b\n"
+    assert b"Dockerfile:4: RUN echo half >/half; exit 7: exit code 7" in errors
 
 
 def test_no_shell_where_it_works(capsule, context):

@@ -9,6 +9,11 @@ import pytest
 
 
 @pytest.fixture
+def capsule(capsule_here):
+    return capsule_here
+
+
+@pytest.fixture
 def image(capsule, tmp_path):
     """``listed:1``, two steps on the built-in image."""
     (tmp_path / "Dockerfile").write_text(

@@ -96,17 +96,17 @@ def test_the_exit_code_is_that_of_the_container(capsule, command, code):
         (["run", "-e"], "expected one argument"),
     ],
 )
-def test_an_error_of_capsule_is_a_message_and_exit_code_125(capsule, words, message):
-    done = capsule(*words)
+def test_an_error_of_capsule_is_a_message_and_exit_code_125(capsule_here, words, message):
+    done = capsule_here(*words)
     assert done.returncode == 125
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_how_the_command_is_run(capsule, tmp_path):
+def test_how_the_command_is_run(capsule_here, tmp_path):
     (tmp_path / "given").write_text("from the host\n")
-    done = capsule(
+    done = capsule_here(
         *("run", "-w", "/var", "-h", "box", "--add-host", "db:10.1.2.3", "--tmpfs", "/mem:size=1m", "--read-only"),
         *("-v", f"{tmp_path}/given:/data/given:ro", "--cap-drop", "ALL", "--entrypoint", "sh", HOST, "-c"),
         "pwd; hostname; grep db /etc/hosts; cat /data/given; touch /mem/new && echo yes; touch /new 2>&- || echo no;"
@@ -119,13 +119,13 @@ def test_how_the_command_is_run(capsule, tmp_path):
     assert int(capabilities.split()[1], 16) == 0
 
 
-def test_an_empty_entrypoint_leaves_the_words(capsule):
-    assert capsule("run", "--entrypoint", "", HOST, "echo", "alone").stdout == "alone\n"
+def test_an_empty_entrypoint_leaves_the_words(capsule_here):
+    assert capsule_here("run", "--entrypoint", "", HOST, "echo", "alone").stdout == "alone\n"
 
 
 @pytest.mark.identities("root", "range")
-def test_another_user(capsule):
-    assert capsule("run", "-u", "nobody", HOST, "id", "-un").stdout == "nobody\n"
+def test_another_user(capsule_here):
+    assert capsule_here("run", "-u", "nobody", HOST, "id", "-un").stdout == "nobody\n"
 
 
 def test_a_published_port(start_capsule):
@@ -145,22 +145,24 @@ def test_a_published_port(start_capsule):
     assert process.wait() == 0
 
 
-def test_what_is_kept_can_be_changed(capsule):
-    done = capsule("run", "--commit", "kept:2", "--change", 'CMD ["cat", "/new"]', HOST, "sh", "-c", "echo new >/new")
+def test_what_is_kept_can_be_changed(capsule_here):
+    done = capsule_here(
+        "run", "--commit", "kept:2", "--change", 'CMD ["cat", "/new"]', HOST, "sh", "-c", "echo new >/new"
+    )
     assert done.returncode == 0, done.stderr
-    assert capsule("run", "kept:2").stdout == "new\n"
-    wrong = capsule("run", "--commit", "kept:2", "--change", "RUN x", HOST, "echo", "it ran")
+    assert capsule_here("run", "kept:2").stdout == "new\n"
+    wrong = capsule_here("run", "--commit", "kept:2", "--change", "RUN x", HOST, "echo", "it ran")
     assert (wrong.returncode, wrong.stdout) == (125, ""), "before anything has run"
     assert "change 'RUN x': RUN makes a layer" in wrong.stderr
-    assert "add --commit REF" in capsule("run", "--change", "USER 1", HOST, "true").stderr
+    assert "add --commit REF" in capsule_here("run", "--change", "USER 1", HOST, "true").stderr
 
 
-def test_what_was_written_is_kept_with_commit(capsule):
-    done = capsule("run", "--commit", "kept:1", HOST, "sh", "-c", "echo new >/new; exit 4")
+def test_what_was_written_is_kept_with_commit(capsule_here):
+    done = capsule_here("run", "--commit", "kept:1", HOST, "sh", "-c", "echo new >/new; exit 4")
     assert done.returncode == 4
     assert "kept as kept:1" in done.stderr
-    assert capsule("run", "kept:1", "cat", "/new").stdout == "new\n"
-    assert capsule("run", HOST, "ls", "/new").returncode == 2
+    assert capsule_here("run", "kept:1", "cat", "/new").stdout == "new\n"
+    assert capsule_here("run", HOST, "ls", "/new").returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
