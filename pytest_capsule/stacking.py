@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import ASK_THE_CHECK, UnsupportedHost
 from pytest_capsule.runtime.spec import Overlay
+from pytest_capsule.store.image import visible
 from pytest_capsule.store.rootfs import lower_directories
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Stacking:
 
 def _mode_below(tree: Tree, path: str) -> int:
     """The mode of a directory as the layers show it: a new one above them must not change it."""
-    for layer in reversed(tree.layers):
+    for layer in visible(tree.layers):
         with contextlib.suppress(OSError):
             return stat.S_IMODE(os.lstat(layer.path + path).st_mode)
     return 0o755

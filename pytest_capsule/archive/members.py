@@ -16,6 +16,7 @@ BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _EXTENSION_LIMIT = 1 << 20  # of one pax header or long name, as in Go: nothing in it is a file's content
 _XATTR = b"SCHILY.xattr."
+_LARGEST_ID = (1 << 32) - 2  # the one above stands for none
 _SPARSE_LIMIT = 1 << 20  # pieces of one sparse file
 _FILES = (b"0", b"\0", b"7", b"S")
 _NO_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
@@ -169,6 +170,8 @@ class Reader:
             mtime_ns=_time(records[b"mtime"]) if records.get(b"mtime") else _number(block[136:148]) * 10**9,
             link=link.decode("utf-8", "surrogateescape"),
         )
+        if not (0 <= member.uid <= _LARGEST_ID and 0 <= member.gid <= _LARGEST_ID):
+            raise Broken(f"{member.name}: there is no owner {member.uid}:{member.gid}")
         if "\0" in member.name or "\0" in member.link:
             raise Broken("a name has a zero byte in it")
         if kind in (b"3", b"4"):

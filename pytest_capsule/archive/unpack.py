@@ -184,7 +184,7 @@ class Placing:
                 os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             if last:
-                raise
+                raise Broken(f"{path} is a hard link to {target}, which is not there") from None
             self._links[path] = target
 
     def _other(self, member: Member, path: str) -> None:

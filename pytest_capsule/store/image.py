@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_capsule.oci.config import ImageConfig
     from pytest_capsule.oci.descriptor import Descriptor
@@ -26,7 +26,8 @@ class Layer:
     ``id`` is its name in the store, ``path`` the directory that holds its files: the store's own, or one of the host
     that is used as it stands (``rootfs:PATH``). ``size`` is in bytes, and 0 for what is not the store's. ``origin`` is
     what it came from, where another store can have the same from there: a digest, or the key of a built-in image.
-    ``stamp`` is a digest of the names, modes, sizes and times of its files as they were when it was made.
+    ``stamp`` is a digest of the names, modes, sizes and times of its files as they were when it was made. An ``opaque``
+    one hides all that lies below it.
     """
 
     id: str
@@ -34,6 +35,18 @@ class Layer:
     size: int = 0
     origin: str = ""
     stamp: str = ""
+    opaque: bool = False
+
+
+def visible(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Those of which something can be seen, the topmost first.
+
+    An overlay filesystem knows opaque directories, and takes no notice where that is the whole layer.
+    """
+    for layer in reversed(layers):
+        yield layer
+        if layer.opaque:
+            return
 
 
 @dataclass(frozen=True, slots=True)

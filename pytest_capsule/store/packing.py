@@ -24,7 +24,7 @@ from pytest_capsule.oci.config import History, ImageConfig
 from pytest_capsule.oci.descriptor import CONFIG_TYPES, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from pytest_capsule.oci.digest import Digest
 from pytest_capsule.oci.manifest import Index, Manifest, parse_manifest
-from pytest_capsule.store.image import Image, Layer, Packed
+from pytest_capsule.store.image import Image, Layer, Packed, visible
 from pytest_capsule.store.kept import TICK
 from pytest_capsule.store.store import Store
 
@@ -212,7 +212,7 @@ class Packing:
         layers: list[Layer] = []
         for (descriptor, diff_id), chain_id in zip(pairs, config.chain_ids(), strict=True):
             layer, implied = self._unpacked(descriptor, diff_id)
-            below = [other.path for other in reversed(layers)]
+            below = [other.path for other in visible(layers)]
             if implied and below and (found := self._work("metadata_below", implied, below)):
                 layer = self._unpacked_upon(descriptor, chain_id, found)
             layers.append(layer)

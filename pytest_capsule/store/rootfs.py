@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_capsule._linux import constants, syscalls
+from pytest_capsule.store.image import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ def lower_directories(tree: Tree, bottom: Path) -> dict[str, tuple[str, ...]]:
     then the host's. They are overlays of their own because the kernel refuses ``lowerdir=/`` beside layers on the same
     filesystem (ELOOP: they overlap).
     """
-    layers = [layer.path for layer in reversed(tree.layers)]
+    layers = [layer.path for layer in visible(tree.layers)]
     found = {"/": (*layers, str(bottom))}
     for directory in tree.host_directories:
         found[directory] = (*(layer + directory for layer in layers if _has(layer, directory)), directory)

@@ -198,10 +198,11 @@ class Store:
         name = secrets.token_hex(16)
         self._use(name)
         size, stamp = self.measure(tree)
+        record = {"size": size, "origin": origin, "stamp": stamp, "opaque": trees.is_opaque(str(tree))}
         packed = tree.parent / f"layer-{name}"
         packed.mkdir()
         self._call("move", str(tree), str(packed / "fs"))
-        (packed / "layer.json").write_text(json.dumps({"size": size, "origin": origin, "stamp": stamp}))
+        (packed / "layer.json").write_text(json.dumps(record))
         os.rename(packed, self.root / "layers" / name)
         return self.layer(name)
 
@@ -238,7 +239,14 @@ class Store:
     def _read_layer(self, path: Path) -> Layer:
         record = _parsed(path, path.read_bytes(), "size")
         folder = path.parent
-        return Layer(folder.name, str(folder / "fs"), record["size"], record.get("origin", ""), record.get("stamp", ""))
+        return Layer(
+            folder.name,
+            str(folder / "fs"),
+            record["size"],
+            record.get("origin", ""),
+            record.get("stamp", ""),
+            record.get("opaque", False),
+        )
 
     def _use(self, *names: str) -> bool:
         """Have them stay for as long as this engine; whether any did not before."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_OPAQUE = "user.overlay.opaque"
 _DEEPEST = 64  # folders within each other that are open at once
 
 
@@ -53,6 +54,14 @@ def state(path: str) -> tuple[str, int]:
         lines.append(f"{one}\0{info.st_dev} {info.st_ino} {info.st_ctime_ns} {info.st_size}\0")
     digest = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"), usedforsecurity=False)
     return digest.hexdigest(), changed
+
+
+def is_opaque(path: str) -> bool:
+    """Whether a layer hides all that lies below it."""
+    try:
+        return os.getxattr(path, _OPAQUE) == b"y"
+    except OSError:
+        return False
 
 
 def set_times(path: str, seconds: str) -> None:

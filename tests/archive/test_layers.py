@@ -338,6 +338,11 @@ def test_many_small_streams_are_one_bomb_too(unpacked, monkeypatch):
         (gzip.compress(b"x" * 5000), "bad checksum"),
         (b"\x1f\x8b broken gzip", "damaged"),
         (archive(member("a", "x" * 5000))[:1500], "ends too early"),
+        (archive(member("a", kind=tarfile.LNKTYPE, link="../b")), "/a is a hard link to /b, which is not there"),
+        (archive(member("a", kind=tarfile.LNKTYPE, link="a")), "/a is a hard link to /a, which is not there"),
+        (archive(member("a", "", uid=1 << 32)), "a: there is no owner 4294967296:"),
+        (archive(member("a", "", gid=(1 << 32) - 1)), "a: there is no owner "),
+        (archive(member("a", "", uid=-2), format=tarfile.GNU_FORMAT), "a: there is no owner -2:"),
     ],
 )
 def test_what_is_no_layer(unpacked, data, message):

@@ -189,6 +189,21 @@ def test_a_directory_that_a_layer_only_implies_keeps_what_the_layers_below_say(e
     assert modes == {"/private": 0o1700, "/private/inner": 0o750, "/new/deep": 0o755}
 
 
+def test_a_layer_that_hides_all_below_it(engine, tmp_path):
+    base = tar(directory("old", 0o700), ("old/file", b"x"), ("both", b"old"), ("implied/old", b"x"))
+    opaque = tar((".wh..wh..opq", b""), ("both", b"new"), ("implied/new", b"x"))
+    image = engine._packing.unpack(make(engine, base, opaque, tar(("top", b"x"))))
+    engine.tag(image, "opaque:1")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY --from=opaque:1 / /copied/\n")
+    copied = engine.build(tmp_path)
+    for shown, root in ((image, "/"), (copied, "/copied/")):
+        with engine.run(shown, command=[]) as container:
+            assert {"both", "implied", "top"} == {*container.listdir(root)} - {"proc", "sys", "dev", "etc", "copied"}
+            assert container.listdir(f"{root}implied") == ["new"]
+            assert container.read_text(f"{root}both") == "new"
+    assert engine._packing.unpack(make(engine, base)).layers[0] == image.layers[0], "it is hidden, not changed"
+
+
 def test_a_layer_that_is_not_what_the_config_says_is_refused(engine):
     descriptor = make(engine, tar(("a", b"a")), diff_ids=(Digest.of(b"something else"),))
     with pytest.raises(ContentMismatch, match="holds the files") as caught:
