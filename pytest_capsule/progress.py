@@ -207,7 +207,7 @@ class LiveProgress(Progress):
             self._draw()
 
     def close(self) -> None:
-        """Draw it a last time, in full, and leave it there."""
+        """Draw it a last time, all steps and nothing clipped, and leave it there."""
         self._closed.set()
         if self._ticker.is_alive():
             self._ticker.join()
@@ -249,7 +249,8 @@ class LiveProgress(Progress):
         for job in self._jobs.values():
             is_running = job.state == "start"
             seconds = now - job.began if is_running else job.seconds
-            line = _fit(f" => {_MARKS.get(job.state, '')}{job.name}", f"{seconds:.1f}s", columns)
+            fit = _in_full if is_last else _fit
+            line = fit(f" => {_MARKS.get(job.state, '')}{job.name}", f"{seconds:.1f}s", columns)
             colour = _COLOURS.get(job.state) if self._colour else None
             yield f"\x1b[{colour}m{line}\x1b[0m" if colour else line
             if is_running and not is_last:
@@ -281,15 +282,25 @@ def _summary(warnings: Iterable[str]) -> list[str]:
 
 
 def _fit(text: str, right: str, columns: int) -> str:
-    """One line of the terminal: ``text``, clipped where it is too long, and ``right`` at its end."""
+    """One line of the terminal: ``text``, clipped where it is too long to be drawn again, and ``right`` at its end."""
     room = max(columns - len(right) - 1, 0)
     shown, width = "", 0
     for char in text:
-        wide = 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        wide = _width(char)
         if width + wide > room:
             break
         shown, width = shown + char, width + wide
     return f"{shown}{' ' * (room - width)} {right}" if right else shown
+
+
+def _in_full(text: str, right: str, columns: int) -> str:
+    """``text`` and ``right``, on as many lines of the terminal as it takes."""
+    width = sum(map(_width, text))
+    return f"{text}{' ' * (columns - len(right) - 1 - width)} {right}"
+
+
+def _width(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def _printable(text: str) -> str:
