@@ -119,6 +119,8 @@ def _opened(source: Source) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         yield source
         return
+    if not os.fspath(source):
+        raise UsageError("no file is named", hint="name a file or a folder")
     path = Path(source)
     if path.is_dir():
         yield path.absolute()
@@ -126,23 +128,36 @@ def _opened(source: Source) -> Any:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        hint = f"fetch it first: curl -L {source} | capsule import - ..." if _is_url(source) else ""
+        raise UsageError(f"{source} cannot be read: {error.strerror}", hint=hint) from None
     with file:
         yield file
 
 
 @contextlib.contextmanager
 def _replaced(path: Path) -> Any:
-    """A file to write that takes its place when the block ends without an error."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """A file to write that takes its place when the block ends without an error.
+
+    A pipe or a device (``/dev/stdout``) is written to where it is, and a link goes on leading to what it led to.
+    """
+    place = Path(os.path.realpath(path))
+    new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:
+                yield file
+            return
         with new.open("xb") as file:
             yield file
-        os.replace(new, path)
+        os.replace(new, place)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         new.unlink(missing_ok=True)
+
+
+def _is_url(source: Source) -> bool:
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 def _is_whole_name(name: str) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 # process pays" in docs/architecture.md.
 from pytest_capsule import launch
 from pytest_capsule.errors import UnsupportedHost, UsageError
-from pytest_capsule.images import DOCKER_FORMAT, Images
+from pytest_capsule.images import DOCKER_FORMAT, Images, refuse_scratch
 from pytest_capsule.locations import location_of
 from pytest_capsule.network import names, outbound
 from pytest_capsule.network.ports import parse_ports
@@ -188,7 +188,7 @@ class Engine:
 
         self._check_open()
         if tag is not None:
-            Reference.parse(tag)
+            Reference.to_give(tag)
         wanted = request(
             context,
             dockerfile,
@@ -279,6 +279,7 @@ class Engine:
         the registry has no such image for this machine, ``RegistryError`` where it does not give it.
         """
         self._check_open()
+        refuse_scratch(reference)
         return self._pull(Reference.parse(reference), progress=progress, platform=Platform.named(platform))
 
     def _pull(
@@ -328,7 +329,7 @@ class Engine:
 
     def tag(self, image: str | Image, reference: str) -> Image:
         """Give an image one more name."""
-        return self._store.tag(self._local(image), reference)
+        return self._store.tag(self._local(image), str(Reference.to_give(reference)))
 
     def remove(self, image: str | Image) -> None:
         """Take a name away, or, given an id or an ``Image``, the image with all its names."""
@@ -400,7 +401,7 @@ class Engine:
         """
         self._check_open()
         if ref is not None:
-            Reference.parse(ref)
+            Reference.to_give(ref)
         with self._store.claims.working():
             image = self._archives.import_rootfs(path_or_tar, changes=changes, message=message)
             return self._store.tag(image, ref) if ref is not None else image
@@ -424,7 +425,7 @@ class Engine:
         from pytest_capsule.commits import commit, copied, moved
 
         if tag is not None:
-            Reference.parse(tag)
+            Reference.to_give(tag)
         writable = self._writable.get(container.id) if end else None
         if writable is not None:
             written = functools.partial(moved, self._store, container, self._stacking, writable)

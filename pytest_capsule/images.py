@@ -75,10 +75,7 @@ class Images:
             return self._hello_world_image()
         if built_in == host.NAME:
             return self._host_image()
-        if built_in == _SCRATCH:
-            raise ImageNotFound(
-                "scratch is no image: it is where FROM scratch begins", reference=reference, hint="build FROM it"
-            )
+        refuse_scratch(reference)
         names = sorted({tag for image in self._store.images() for tag in image.tags} | {HELLO_WORLD, host.NAME})
         raise ImageNotFound(
             f"no image {reference!r} in the store {self._store.root}",
@@ -192,6 +189,14 @@ def refuse_foreign(path: Path, *, shown: str) -> None:
 def _memory_of(reference: Reference, platform: Platform) -> str:
     """The name under which the store remembers what a reference means for a platform."""
     return "platform-" + hashlib.sha256(f"{reference} {platform}".encode()).hexdigest()
+
+
+def refuse_scratch(reference: str) -> None:
+    """``ImageNotFound`` for the one name that no image has, here or in a registry."""
+    if _built_in(reference) == _SCRATCH:
+        raise ImageNotFound(
+            "scratch is no image: it is where FROM scratch begins", reference=reference, hint="build FROM it"
+        )
 
 
 def _built_in(text: str) -> str:

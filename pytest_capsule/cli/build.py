@@ -89,7 +89,7 @@ def add_commands(commands: Commands) -> None:
 def build(call: Invocation) -> int:
     """Build, show how it goes on stderr, name the image."""
     options = call.options
-    names = [str(Reference.parse(name)) for name in options.tag]
+    names = [str(Reference.to_give(name)) for name in options.tag]
     with call.engine() as engine:
         if options.check:
             return _check(engine, options)

@@ -133,7 +133,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.interactive and options.tty and not os.isatty(0):
         raise UsageError("the input device is not a TTY", hint="leave out -t where the input is no terminal")
     if options.commit:
-        Reference.parse(options.commit)
+        Reference.to_give(options.commit)
     elif options.change:
         raise UsageError("--change is for the image of --commit, and there is none", hint="add --commit REF")
     for name, colon, _ in (text.partition(":") for text in options.volume):

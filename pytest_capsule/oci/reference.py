@@ -18,6 +18,7 @@ DEFAULT_TAG = "latest"
 # The name of Docker Hub before 2015; Docker still takes it for the same place.
 _LEGACY_DOMAIN = "index.docker.io"
 _OFFICIAL = "library/"
+_ALGORITHMS = ("sha256", "sha512")
 _MAX_PATH = 255
 _MAX_TAG = 128
 
@@ -62,6 +63,23 @@ class Reference:
             _check_tag(tag, text)
         digest = _parse_digest(digest_text, text) if at else None
         return cls(domain, path, tag if colon else None if digest else DEFAULT_TAG, digest)
+
+    @classmethod
+    def to_give(cls, text: str) -> Reference:
+        """As ``parse``, of a name for an image. One with a digest cannot be given, nor one that looks like a digest.
+
+        Source: docker/cli, ``image/tag.go``; moby, ``reference/store.go``.
+        """
+        reference = cls.parse(text)
+        if reference.digest is not None:
+            raise InvalidReference(
+                f"{text!r}: a digest cannot be given to an image, it has one", reference=text, hint="write name:tag"
+            )
+        if reference.familiar_name in _ALGORITHMS:
+            raise InvalidReference(
+                f"{text!r} looks like a digest, no name", reference=text, hint="choose another repository name"
+            )
+        return reference
 
     @property
     def name(self) -> str:

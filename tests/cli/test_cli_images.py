@@ -179,7 +179,20 @@ def test_inspect_and_history_as_they_are_asked_for(capsule, image):
         assert "there is no field .No" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["history", "not-there"], ["tag", "not-there", "x"], ["tag", "hello-world", "X y"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["history", "not-there"],
+        ["tag", "not-there", "x"],
+        ["tag", "hello-world", "X y"],
+        ["tag", "hello-world", "sha256:abc"],
+        ["tag", "hello-world", f"app@sha256:{'a' * 64}"],
+        ["pull", "scratch"],
+        ["load", "-i", ""],
+        ["import", "", "x"],
+        ["import", "http://registry.test/x.tar", "x"],
+    ],
+)
 def test_mistakes(capsule, words):
     done = capsule(*words)
     assert done.returncode == 1

@@ -109,5 +109,19 @@ def test_a_tag_and_a_digest_can_be_given_later():
         app.with_tag("a b")
 
 
+def test_a_name_to_give():
+    assert Reference.to_give("team/app").familiar == "team/app:latest"
+    for text, reason in (
+        (f"app@{DIGEST}", "cannot be given"),
+        (f"app:1@{DIGEST}", "cannot be given"),
+        ("sha256:abc", "looks like a digest"),
+        ("sha512", "looks like a digest"),
+        ("App", "lowercase"),
+    ):
+        with pytest.raises(InvalidReference, match=reason):
+            Reference.to_give(text)
+    assert Reference.to_give("team/sha256:1").tag == "1"
+
+
 def test_references_are_values():
     assert len({Reference.parse("app"), Reference.parse("docker.io/library/app:latest")}) == 1

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -366,6 +367,28 @@ def test_nothing_half_written_is_left(engine, tmp_path):
     with pytest.raises(ImageNotFound):
         engine.save(["hello-world", "nothing"], tmp_path / "image.tar")
     assert not [path for path in tmp_path.iterdir() if path.name not in ("cache", "another")]
+
+
+def test_what_is_no_file_is_written_to_where_it_is(engine, another, tmp_path):
+    """``-o /dev/stdout`` replaced the device, as root, and gave a reader nothing."""
+    engine.image("hello-world")
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        engine.save("hello-world", fifo)
+        os.set_blocking(reader, True)
+        with open(reader, "rb", closefd=False) as file:
+            (tmp_path / "read").write_bytes(file.read())
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(os.lstat(fifo).st_mode)
+    link.symlink_to("file")
+    engine.save("hello-world", link)
+    assert os.readlink(link) == "file"
+    for path in (tmp_path / "read", tmp_path / "file"):
+        assert [image.tags for image in another.load(path)] == [("hello-world:latest",)]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 def test_an_image_on_this_machine_comes_back_on_this_machine(engine, another, tmp_path):
