@@ -7,13 +7,20 @@ import lzma
 import os
 import stat
 import tarfile
+from functools import partial
 
 import pytest
 from compressions import needs_zstd, zstd
 
 from pytest_capsule.errors import BuildError
 
-COMPRESS = [bytes, gzip.compress, bz2.compress, lzma.compress, pytest.param(zstd, marks=needs_zstd)]
+COMPRESS = [
+    bytes,
+    gzip.compress,
+    bz2.compress,
+    partial(lzma.compress, preset=0),  # by default it tries for seconds
+    pytest.param(zstd, marks=needs_zstd),
+]
 NAMES = ["tar", "gzip", "bzip2", "xz", "zstd"]
 
 

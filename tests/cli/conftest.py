@@ -8,11 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from pytest_capsule.cli import main
+from commands import carry_out
 
 CAPSULE = (sys.executable, "-m", "pytest_capsule")
 TIMEOUT = 120
@@ -44,28 +42,9 @@ def capsule(cli_environment: dict[str, str]) -> Capsule:
 
 
 @pytest.fixture
-def capsule_here(
-    cli_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Capsule:
-    """The same in this process, which costs a fifth: for what depends neither on input nor on signals."""
-
-    def run(*words: str, cwd: Path | None = None, text: bool = True) -> subprocess.CompletedProcess[Any]:
-        capfdbinary.readouterr()
-        with monkeypatch.context() as here, open(os.devnull) as nothing:
-            here.setattr(sys, "stdin", nothing)
-            for name, value in cli_environment.items():
-                here.setenv(name, value)
-            if cwd is not None:
-                here.chdir(cwd)
-            try:
-                code = main(words)
-            except SystemExit as end:  # argparse has said something
-                code = end.code
-        said = capfdbinary.readouterr()
-        output, errors = (said.out.decode(), said.err.decode()) if text else said
-        return subprocess.CompletedProcess(words, code, output, errors)
-
-    return run
+def capsule_here(cli_environment: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]) -> Capsule:
+    """The same in this process: see ``commands``."""
+    return lambda *words, **how: carry_out(capfdbinary, words, cli_environment, **how)
 
 
 @pytest.fixture

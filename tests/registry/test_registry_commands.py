@@ -1,26 +1,22 @@
-"""``capsule pull`` and ``push`` as a user runs them, and a terminal's view of them."""
+"""What ``capsule pull`` and ``push`` print, and a terminal's view of them."""
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from commands import carry_out
 
 from pytest_capsule.cli.registry import TransferProgress
 from pytest_capsule.distribution import TransferEvent
 
 
 @pytest.fixture
-def capsule(tmp_path, home):
-    """``capsule("pull", NAME)`` runs that on the store ``cache``."""
+def capsule(tmp_path, home, capfdbinary):
+    """``capsule("pull", NAME)`` carries that out on the store ``cache``."""
 
-    def run(*words, cache="cache", **variables):
-        environment = {**os.environ, "CAPSULE_CACHE_DIR": str(tmp_path / cache), "CAPSULE_PULL": "missing", **variables}
-        command = [sys.executable, "-m", "pytest_capsule", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    def run(*words, cache="cache"):
+        return carry_out(capfdbinary, words, {"CAPSULE_CACHE_DIR": str(tmp_path / cache), "CAPSULE_PULL": "missing"})
 
     return run
 
