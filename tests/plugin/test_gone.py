@@ -108,25 +108,3 @@ def test_a_forked_child_that_outlives_pytest_does_not_keep_containers(pytester, 
     assert ended.returncode == -signal.SIGKILL
     pid = int((pytester.path / "pid").read_text())
     assert until(lambda: not psutil.pid_exists(pid))
-
-
-def test_workers_of_xdist_share_images_and_run_each_step_once(suite, pytester):
-    (pytester.path / "Dockerfile").write_text("FROM capsule/host\nRUN cat /proc/sys/kernel/random/uuid > /once\n")
-
-    result = suite(
-        """
-        import pytest
-
-        @pytest.mark.parametrize("turn", range(12))
-        @pytest.mark.container(build=".", command=[])
-        def test_it(container, turn, pytestconfig):
-            folder = pytestconfig.rootpath / "seen"
-            folder.mkdir(exist_ok=True)
-            (folder / container.read_text("/once").strip()).touch()
-            container.write_text("/once", "mine")
-        """,
-        "-n2",
-    )
-
-    result.assert_outcomes(passed=12)
-    assert len(list((pytester.path / "seen").iterdir())) == 1

@@ -73,8 +73,17 @@ def app(pytester):
     )
 
 
+# Which worker gets which test is xdist's matter, whoever runs them.
 @pytest.mark.parametrize(
-    "options", ["-n0", "-n2 --dist=load", "-n2 --dist=loadscope", "-n2 --dist=loadgroup", "-n2 --dist=worksteal"]
+    "options",
+    [
+        "-n0",
+        "-n2 --dist=load",
+        *(
+            pytest.param(f"-n2 --dist={way}", marks=pytest.mark.identities("root"))
+            for way in ("loadscope", "loadgroup", "worksteal")
+        ),
+    ],
 )
 def test_however_tests_are_spread_an_image_is_built_once(run, app, pytester, options):
     result = run(SUITE, *options.split(), "--capsule-report=report.json")
