@@ -119,6 +119,8 @@ def state(facts: Facts) -> str:
     """In one phrase whether it runs, or how it ended."""
     code, killed_for = facts["exit_code"], facts["killed_for"]
     words: str = facts["status"] if code is None else f"exited with code {code}"
+    if words == "created":
+        words = "its main process could not be started"
     if facts["signal"]:
         words = f"killed by {facts['signal']} (exit code {code})"
     if killed_for:

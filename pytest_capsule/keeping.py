@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import CapsuleError
@@ -25,7 +27,15 @@ def keep(container: Container, engine: Engine, nodeid: str, *, cache_dir: object
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[-_LONGEST:].strip("-")
     image = engine.commit(container, f"{_REPOSITORY}/{slug}")
     where = f"--cache-dir {shlex.quote(str(cache_dir))} " if cache_dir is not None else ""
-    return f"capsule {where}run -it --rm --entrypoint {shell_of(container)} {image.name}"
+    return f"{_program()} {where}run -it --rm --entrypoint {shell_of(container)} {image.name}"
+
+
+def _program() -> str:
+    """What to type for our command line: its name, or where it is when no environment is activated."""
+    beside = os.path.join(os.path.dirname(sys.executable), "capsule")
+    if shutil.which("capsule") == beside:
+        return "capsule"
+    return shlex.quote(beside) if os.path.isfile(beside) else f"{shlex.quote(sys.executable)} -m pytest_capsule"
 
 
 def shell_of(container: Container) -> str:

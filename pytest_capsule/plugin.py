@@ -38,6 +38,7 @@ container(image=None, *, build=None, **keywords): the test's own container, for 
 _GATHERER = pytest.StashKey[Gatherer]()
 _NEXT = pytest.StashKey["pytest.Item | None"]()
 _LENDER = pytest.StashKey["Lender"]()
+_UNWRITTEN = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -180,19 +181,16 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Write the report of the run, before anything can fail that is torn down with the session."""
     config = session.config
     path = config.stash[SETTINGS].report
     if path is None or _GATHERER not in config.stash:
         return
     try:
-        write_report(path, config.stash[_GATHERER].told)
+        write_report(path, config.stash[_GATHERER].told, int(exitstatus))
     except OSError as error:
-        reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(f"ERROR: --capsule-report: {path}: {error.strerror}", red=True)
+        config.stash[_UNWRITTEN] = f"ERROR: --capsule-report: {path}: {error.strerror}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -200,3 +198,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     told = config.stash[_GATHERER].told
     if told and config.option.verbose >= 0:
         show(terminalreporter, told, config.stash[SETTINGS].durations)
+    if _UNWRITTEN in config.stash:
+        terminalreporter.write_line(config.stash[_UNWRITTEN], red=True)

@@ -238,8 +238,9 @@ def _find(option: Option, config: pytest.Config) -> _Found | None:
     if LINE in option.places and (text := config.getoption(option.in_ini)) is not None:
         return _Found(text, f"{option.on_command_line}={text}", here)
     if INI in option.places and (written := config.getini(option.in_ini)):
-        text = "\n".join(written) if isinstance(written, list) else written
-        return _Found(text, f"{_ini_file(option, config)}{option.in_ini} = {text}", _ini_folder(config))
+        values = written if isinstance(written, list) else [written]
+        where = f"{_ini_file(option, config)}{option.in_ini} = {', '.join(values)}"
+        return _Found("\n".join(values), where, _ini_folder(config))
     if ENVIRONMENT in option.places and (text := os.environ.get(option.in_environment)):
         return _Found(text, f"{option.in_environment}={text}", here)
     return None

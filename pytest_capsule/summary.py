@@ -89,10 +89,11 @@ def slowest(told: Sequence[Told]) -> list[tuple[float, str]]:
     return sorted(found, reverse=True)
 
 
-def write_report(path: Path, told: Sequence[Told]) -> None:
-    """Write the JSON report, which a CI can keep; ``OSError`` where it cannot be written."""
+def write_report(path: Path, told: Sequence[Told], exit_code: int) -> None:
+    """Write the JSON report of a run that ends so, which a CI can keep; ``OSError`` where it cannot be written."""
+    report = {"version": 1, "exit_code": exit_code, "images": _images(told), "tests": list(_tests(told))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"version": 1, "images": _images(told), "tests": list(_tests(told))}, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _tests(told: Sequence[Told]) -> Iterator[Facts]:

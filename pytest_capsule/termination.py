@@ -27,6 +27,7 @@ def heed_sigterm(config: pytest.Config) -> None:
     heeded: float | None = None
 
     def interrupt(number: int, _frame: object) -> None:
+        __tracebackhide__ = True  # pytest says where it was interrupted, and that is not here
         nonlocal heeded
         now = time.monotonic()
         if os.getpid() != pytest_itself or (heeded is not None and now - heeded > _ONE_ORDER):

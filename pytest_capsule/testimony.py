@@ -23,20 +23,25 @@ if TYPE_CHECKING:
     from pytest_capsule.session import CapsuleSession
 
 _OUR_FOLDER = os.path.join(os.path.dirname(__file__), "")
+_STANDARD_LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
 
 
 def end_at_the_call(error: BaseException) -> None:
     """Let the traceback of what we have raised end at the line that called us; ours are of no use to who reads it."""
     if not isinstance(error, (CapsuleError, OSError, subprocess.SubprocessError)):
         return  # a mistake of ours, perhaps
-    callers: TracebackType | None = None
+    calling: TracebackType | None = None  # the last frame of somebody else's that is not below one of ours
+    ours = False
     frame = error.__traceback__
     while frame is not None:
-        if not frame.tb_frame.f_code.co_filename.startswith(_OUR_FOLDER):
-            callers = frame
+        file = frame.tb_frame.f_code.co_filename
+        if file.startswith(_OUR_FOLDER):
+            ours = True
+        elif not ours or not file.startswith((_STANDARD_LIBRARY, "<")):  # a callback is as good as the test
+            calling, ours = frame, False
         frame = frame.tb_next
-    if callers is not None:
-        callers.tb_next = None
+    if ours and calling is not None:
+        calling.tb_next = None
 
 
 def complete(

@@ -176,13 +176,17 @@ class MainProcess(CommandAccess):
 
     @property
     def status(self) -> str:
-        """``running``, ``paused``, ``exited`` (the main process has, or init was killed), ``removed`` (closed)."""
+        """``created`` (the main process could not be started), ``running``, ``paused``, ``exited`` (the main process has,
+        or init was killed), ``removed`` (closed).
+        """
         if self._ended:
             return "removed"
         if self.is_gone():
             return "exited"
         if self._paused:
             return "paused"
+        if self._main is None and self._main_command is not None:
+            return "created"
         return "exited" if self.exit_code is not None else "running"
 
     def stop(self, timeout: float = 10) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_capsule.runtime.cgroups import Cgroups
     from pytest_capsule.runtime.limits import Limits
     from pytest_capsule.runtime.process_table import ProcessTable
-    from pytest_capsule.runtime.spec import RuntimeSpec
+    from pytest_capsule.runtime.spec import Overlay, RuntimeSpec
     from pytest_capsule.runtime.supervisor import Supervisor
 
 _UNHURRIED = frozenset(("place", "export", "changes"))  # requests that take as long as there are files
@@ -106,11 +106,16 @@ class Sandbox:
     def _not_set_up(self, error: OSError) -> ContainerError:
         self.close()
         where = f" ({error.filename})" if error.filename else ""
-        refused = error.errno in (errno.EPERM, errno.EACCES)
+        hint = ASK_THE_CHECK if error.errno in (errno.EPERM, errno.EACCES) else None
+        if error.errno == errno.EINVAL and (covering := _mounts_beneath(self.spec.overlays)):
+            hint = (
+                f"without root, no overlay can show a folder of this machine beneath which something is mounted, such as "
+                f"{covering[0]}: mount that elsewhere, or begin with another image than capsule/host"
+            )
         return ContainerError(
             f"container {self.name} cannot be set up: {error.strerror}{where}",
             container=self.name,
-            hint=ASK_THE_CHECK if refused else None,
+            hint=hint,
         )
 
     def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:
@@ -223,3 +228,10 @@ class Sandbox:
             self._furnishing.close()
         self._requests.close()
         os.close(self._pidfd)
+
+
+def _mounts_beneath(overlays: Sequence[Overlay]) -> list[str]:
+    """What is mounted in the folders that overlays are made of: clone_private_mount() in the kernel refuses those."""
+    folders = tuple(f"{lower}/" for overlay in overlays for lower in overlay.lowers)
+    with open("/proc/self/mountinfo") as table:
+        return [point for line in table if (point := line.split()[4]).startswith(folders)]

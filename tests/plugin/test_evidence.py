@@ -75,13 +75,14 @@ def test_each_process_has_its_own_line(suite):
 
 
 @pytest.mark.parametrize("style", ["auto", "long", "short", "native"])
-def test_the_traceback_of_our_errors_ends_at_the_line_of_the_test(suite, style):
+def test_the_traceback_of_our_errors_ends_at_the_line_of_the_test(suite, pytester, style):
+    pytester.mkdir("app").joinpath("Dockerfile").write_text("FROM capsule/host\nRUN exit 9\n")
     result = suite(
         """
         import pytest
 
         @pytest.mark.container("capsule/host", command=[])
-        @pytest.mark.parametrize("what", ["exec", "open", "image"])
+        @pytest.mark.parametrize("what", ["exec", "open", "image", "build"])
         def test_it(container, capsule, what):
             if what == "exec":
                 container.exec("echo said; echo why >&2; exit 3", check=True)
@@ -89,17 +90,20 @@ def test_the_traceback_of_our_errors_ends_at_the_line_of_the_test(suite, style):
                 container.read_text("/none")
             if what == "image":
                 capsule.run("no-such-image:1")
+            if what == "build":
+                capsule.build("app")
         """,
         f"--tb={style}",
         "--capsule-pull=never",
     )
 
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     shown = result.stdout.str()
     assert "ended with exit code 3" in shown
     assert "No such file or directory: '/none'" in shown
     assert "no image 'no-such-image:1'" in shown
-    assert not re.search(r"pytest_capsule/\w", shown)
+    assert "RUN exit 9" in shown
+    assert not re.search(r"pytest_capsule/\w|contextlib", shown)
 
 
 def test_what_a_container_prints_drives_no_terminal(suite):
@@ -226,29 +230,29 @@ def test_a_fixture_that_fails_before_its_container_starts_none(suite):
 
 def run_printed(command, cache, script):
     """Run the command that a report shows, as its reader would, with ``script`` for the shell that it opens."""
-    words = shlex.split(command)
-    assert words[0] == "capsule"
-    words.remove("-it")
-    words[words.index("run") + 1 : words.index("run") + 1] = ["-i"]
-    said = subprocess.run(
-        [sys.executable, "-m", "pytest_capsule", *words[1:]], input=script, capture_output=True, text=True, check=False
-    )
+    typed = command.replace("run -it ", "run -i ")  # there is no terminal here
+    said = subprocess.run(["sh", "-c", typed], input=script, capture_output=True, text=True, check=False)
     return said.stdout
 
 
 @pytest.mark.parametrize(
-    ("option", "body", "kept"),
+    ("option", "body", "kept", "activated"),
     [
-        ("failed", "assert False", True),
-        ("failed", "pass", False),
-        ("always", "pass", True),
-        ("never", "assert False", False),
+        ("failed", "assert False", True, True),
+        ("failed", "pass", False, True),
+        ("always", "pass", True, False),
+        ("never", "assert False", False, True),
     ],
 )
-def test_what_a_test_wrote_is_kept_and_can_be_opened(suite, cache, option, body, kept):
+def test_what_a_test_wrote_is_kept_and_can_be_opened(suite, cache, option, body, kept, activated, monkeypatch):
+    """The command is found whether or not the environment that pytest runs in is activated."""
+    programs = os.path.dirname(sys.executable)
+    others = [one for one in os.environ["PATH"].split(":") if one != programs]
+    monkeypatch.setenv("PATH", ":".join([programs, *others] if activated else others))
+
     result = suite(FAILING.replace("assert False", body), f"--capsule-keep={option}")
 
-    commands = re.findall(r"^ *(capsule .*run -it .*)$", result.stdout.str(), flags=re.MULTILINE)
+    commands = re.findall(r"^ *(\S*capsule .*run -it .*)$", result.stdout.str(), flags=re.MULTILINE)
     assert bool(commands) == kept
     if kept:
         assert "capsule-kept/test-suite-py-test-it" in commands[0]

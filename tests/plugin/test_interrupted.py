@@ -1,5 +1,6 @@
 """However a run is interrupted, nothing is left behind, and its end says what happened."""
 
+import json
 import signal
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_signal_ends_a_run_in_order(run, pytester, now, said, options):
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines([said])
-    assert (pytester.path / "report.json").exists()
+    assert json.loads((pytester.path / "report.json").read_text())["exit_code"] == result.ret
     if not options:  # a worker's report may come too late
         result.stdout.fnmatch_lines(["capsule: 1 container started in *"])
 
@@ -60,7 +61,7 @@ def test_a_second_trouble_after_ctrl_c(run, pytester, after):
 
     assert result.ret != 0
     result.stdout.fnmatch_lines(["!*! KeyboardInterrupt !*!"])
-    assert (pytester.path / "report.json").exists()
+    assert json.loads((pytester.path / "report.json").read_text())["exit_code"] == pytest.ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize(("seconds", "orderly"), [(1000.0, True), (-1.0, False)], ids=["with-the-first", "later"])
@@ -79,4 +80,4 @@ def test_pytest_exit_with_a_code_of_its_own(run, pytester):
 
     assert result.ret == 7
     result.stdout.fnmatch_lines(["!*! _pytest.outcomes.Exit: enough !*!"])
-    assert (pytester.path / "report.json").exists()
+    assert json.loads((pytester.path / "report.json").read_text())["exit_code"] == result.ret

@@ -125,6 +125,20 @@ def test_a_wrong_marker_is_one_clear_error_with_its_line(suite, mark, message):
     assert "pytest_capsule/" not in result.stdout.str()
 
 
+def test_a_main_process_that_could_not_be_started_does_not_count_as_running(suite):
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.container("capsule/host", name="web", command=["no-such-program"])
+        def test_it(container):
+            pass
+        """
+    )
+
+    result.stdout.fnmatch_lines(["image capsule/host, its main process could not be started, nothing logged"])
+
+
 def test_the_line_is_that_of_the_marker_also_on_a_class_and_a_module(suite):
     result = suite(
         """

@@ -122,6 +122,16 @@ def test_lists_are_arrays_in_pyproject_and_have_commas_in_the_environment(pytest
     assert settings.insecure_registries == ("localhost:5000", "[::1]:5001")
 
 
+def test_a_list_with_a_wrong_value_is_named_on_one_line(pytester):
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\ncapsule_registry_mirrors = ["docker.io=one", "ghcr.io"]\n')
+
+    with pytest.raises(pytest.UsageError) as caught:
+        read_settings(pytester.parseconfig())
+
+    assert "pyproject.toml: capsule_registry_mirrors = docker.io=one, ghcr.io: each is" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_path_in_the_ini_file_starts_at_its_folder(pytester):
     pytester.makeini("[pytest]\ncapsule_cache_dir = layers\n")
     below = pytester.mkdir("below")

@@ -1,6 +1,7 @@
 """The end of a run: one line, what was slow, and a report for machines."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,29 @@ SUITE = """
     def test_hello(container):
         container.wait(10)
 """
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "report.schema.json").read_text())
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+
+
+def check(value, schema, place="$"):
+    """Whether a value is as the schema says, in the words that ours uses; a property that it does not have is wrong."""
+    if "$ref" in schema:
+        return check(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], place)
+    if "type" in schema:
+        names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        assert any(isinstance(value, TYPES[name]) for name in names), f"{place}: {value!r} is none of {names}"
+    assert value in schema.get("enum", [value]), f"{place}: {value!r}"
+    assert value == schema.get("const", value), f"{place}: {value!r}"
+    if isinstance(value, dict):
+        assert set(schema["required"]) <= set(value) <= set(schema["properties"]), f"{place}: {sorted(value)}"
+        for name, one in value.items():
+            check(one, schema["properties"][name], f"{place}.{name}")
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            check(one, schema["items"], f"{place}[{number}]")
+    return None
 
 
 @pytest.fixture
@@ -54,6 +78,8 @@ def test_the_json_report_has_every_test_and_all_there_is_to_know_of_a_failing_on
     suite(SUITE, "--capsule-report=deep/report.json", *options)
 
     report = json.loads((pytester.path / "deep" / "report.json").read_text())
+    check(report, SCHEMA)
+    assert report["exit_code"] == 1
     tests = {test["nodeid"].rpartition("::")[2]: test for test in report["tests"]}
     assert set(tests) == {"test_app[0]", "test_app[1]", "test_app[2]", "test_hello"}
     assert [image["image"] for image in report["images"]] == ["app"]
@@ -99,7 +125,9 @@ def test_an_image_that_cannot_be_built_is_told_with_its_failing_step(suite, pyte
             "capsule: 0 containers started in 0.00 s; 1 image cannot be built",
         ]
     )
-    tests = json.loads((pytester.path / "report.json").read_text())["tests"]
+    report = json.loads((pytester.path / "report.json").read_text())
+    check(report, SCHEMA)
+    tests = report["tests"]
     assert [(test["nodeid"], test["outcome"], test["containers"]) for test in tests] == [
         (f"test_suite.py::{name}", "failed", []) for name in ("test_bad[0]", "test_bad[1]", "test_own")
     ]
@@ -118,7 +146,7 @@ def test_an_image_that_cannot_be_built_is_told_with_its_failing_step(suite, pyte
 def test_a_report_that_cannot_be_written_is_said_and_changes_nothing_else(suite, pytester):
     (pytester.path / "file").write_text("")
 
-    result = suite("def test_it(): pass", "--capsule-report=file/report.json")
+    result = suite("def test_it(): pass", "--capsule-report=file/report.json", "-q")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["ERROR: --capsule-report: */file/report.json: *"])
+    assert [line for line in result.stdout.lines if line.startswith("ERROR: --capsule-report: ")]
