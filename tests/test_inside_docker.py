@@ -131,3 +131,11 @@ def test_a_privileged_container_can_limit_its_containers(docker):
     done = docker.capsule(("--privileged",), "run", "--memory=64m", "capsule/host", "sh", "-c", HOG)
 
     assert done.returncode == 137, done.stderr
+
+
+def test_what_is_mounted_in_a_folder_of_the_machine_is_named(docker):
+    done = docker.capsule((*UNMASKED, "--tmpfs=/usr/share/doc"), "run", "capsule/host", "true")
+
+    assert done.returncode == 125
+    assert "cannot be set up: Invalid argument" in done.stderr
+    assert "beneath which something is mounted, such as /usr/share/doc: mount that elsewhere" in done.stderr

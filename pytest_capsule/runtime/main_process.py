@@ -176,8 +176,9 @@ class MainProcess(CommandAccess):
 
     @property
     def status(self) -> str:
-        """``created`` (the main process could not be started), ``running``, ``paused``, ``exited`` (the main process has,
-        or init was killed), ``removed`` (closed).
+        """How it stands: ``created``, ``running``, ``paused``, ``exited`` or ``removed``.
+
+        ``created``: the main process could not be started; ``exited``: it has, or init was killed; ``removed``: closed.
         """
         if self._ended:
             return "removed"

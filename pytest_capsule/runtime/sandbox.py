@@ -109,8 +109,8 @@ class Sandbox:
         hint = ASK_THE_CHECK if error.errno in (errno.EPERM, errno.EACCES) else None
         if error.errno == errno.EINVAL and (covering := _mounts_beneath(self.spec.overlays)):
             hint = (
-                f"without root, no overlay can show a folder of this machine beneath which something is mounted, such as "
-                f"{covering[0]}: mount that elsewhere, or begin with another image than capsule/host"
+                "without root, no overlay can show a folder of this machine beneath which something is mounted, such as"
+                f" {covering[0]}: mount that elsewhere, or begin with another image than capsule/host"
             )
         return ContainerError(
             f"container {self.name} cannot be set up: {error.strerror}{where}",
@@ -232,6 +232,6 @@ class Sandbox:
 
 def _mounts_beneath(overlays: Sequence[Overlay]) -> list[str]:
     """What is mounted in the folders that overlays are made of: clone_private_mount() in the kernel refuses those."""
-    folders = tuple(f"{lower}/" for overlay in overlays for lower in overlay.lowers)
+    folders = tuple(os.path.join(lower, "") for overlay in overlays for lower in overlay.lowers)
     with open("/proc/self/mountinfo") as table:
         return [point for line in table if (point := line.split()[4]).startswith(folders)]
