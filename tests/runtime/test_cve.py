@@ -426,10 +426,11 @@ def _mapped(container):
 @pytest.mark.identities("range")
 def test_cve_2014_8989_who_has_a_range_has_no_more_than_root_gave(host):
     """With one, root lets a user leave groups, by newgidmap(1): but become only those of the range."""
-    rows = [line.split() for line in host.exec(["cat", "/proc/self/gid_map"]).stdout.splitlines()]
-    lines = [line.strip().split(":") for line in Path("/etc/subgid").read_text().splitlines()]
-    (given,) = [line[1:] for line in lines if line[0] in (getpass.getuser(), str(os.getuid()))]
-    assert rows == [["0", str(os.getgid()), "1"], ["1", *given]]
+    for kind, own in (("uid", os.getuid()), ("gid", os.getgid())):
+        rows = [line.split() for line in host.exec(["cat", f"/proc/self/{kind}_map"]).stdout.splitlines()]
+        lines = [line.strip().split(":") for line in Path(f"/etc/sub{kind}").read_text().splitlines()]
+        (given,) = [line[1:] for line in lines if line[0] in (getpass.getuser(), str(os.getuid()))]
+        assert rows == [["0", str(own), "1"], ["1", *given]]
     beyond = f"import os; os.setgroups([{int(given[1]) + 1}])"
     assert "Invalid argument" in host.exec(["python3", "-c", beyond]).stderr
 
@@ -437,5 +438,7 @@ def test_cve_2014_8989_who_has_a_range_has_no_more_than_root_gave(host):
 @pytest.mark.identities("single")
 def test_cve_2014_8989_nobody_gets_rid_of_a_group(host):
     """A file that a group may not read could be read by who left the group in a user namespace."""
+    for kind, own in (("uid", os.getuid()), ("gid", os.getgid())):
+        assert host.exec(["cat", f"/proc/self/{kind}_map"]).stdout.split() == ["0", str(own), "1"]
     assert host.exec(["cat", "/proc/self/setgroups"]).stdout == "deny\n"
     assert "PermissionError" in host.exec(["python3", "-c", "import os; os.setgroups([])"]).stderr
