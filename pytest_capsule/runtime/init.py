@@ -209,8 +209,11 @@ class Init:
     def _reaches_host(self) -> bool:
         """Whether there is a way to the host, which is made if there is none; it goes with this process."""
         if self._gateway is None:
-            with socket.socket(fileno=os.dup(GATE)) as gate:
-                asked = channel.ask(gate, {}, [self._own_network])
+            try:
+                with socket.socket(fileno=os.dup(GATE)) as gate:
+                    asked = channel.ask(gate, {}, [self._own_network])
+            except OSError:  # an init that was taken over has shut it
+                return False
             try:
                 channel.answer(asked, _PATIENCE)
             except OSError:

@@ -117,6 +117,13 @@ def _become_root(sock: socket.socket, ids: str) -> rootfs.Identity:
     return rootfs.Identity(userns=True, many_ids=ids == "range")
 
 
+def _gate() -> tuple[socket.socket, int]:
+    """Where inits call the supervisor, and what each gets of it: above the descriptors that a child has its own at."""
+    calls, callers = channel.pair()
+    with callers:
+        return calls, fcntl.fcntl(callers, fcntl.F_DUPFD_CLOEXEC, init.GATE + 1)
+
+
 def _has_ended(pidfd: int) -> bool:
     """Whether a process has, whose descriptor is closed then."""
     poll = select.poll()
@@ -142,9 +149,7 @@ class Supervisor:
         self._default_filters: dict[frozenset[str], bytes] = {}
         self._hubs: dict[int, int] = {}
         self._gateways: list[tuple[int, int]] = []  # the network and the process of each
-        self._calls, callers = channel.pair()
-        with callers:  # above those that a child has its own at
-            self._callers = fcntl.fcntl(callers, fcntl.F_DUPFD_CLOEXEC, init.GATE + 1)
+        self._calls, self._callers = _gate()
         self._alive = os.pidfd_open(os.getpid())
         with open("/proc/sys/kernel/cap_last_cap") as file:
             self._last_capability = int(file.read())
@@ -176,6 +181,8 @@ class Supervisor:
                 break
             if self._calls.fileno() in descriptors and not self._open_gateway():
                 poll.unregister(self._calls)
+                self._change_gate()
+                poll.register(self._calls, select.POLLIN)
             if self._control.fileno() not in descriptors:
                 continue
             try:
@@ -185,15 +192,28 @@ class Supervisor:
             if received is None:
                 break
             self._answer(*received)
-        # The death of this process would end them too, but only after it was seen.
-        for pidfd, _ in (blank for stock in self._stocks for blank in stock.ready):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], 5)
+        self._end_blanks()  # the death of this process would end them too, but only after it was seen
+
+    def _end_blanks(self) -> None:
+        for stock in self._stocks:
+            for pidfd, channel_of_init in stock.ready:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], 5)
+                os.close(pidfd)
+                channel_of_init.close()
+            stock.ready = []
+
+    def _change_gate(self) -> None:
+        """Have the inits from now on share another one, since one that was taken over has shut the last."""
+        self._end_blanks()
+        self._calls.close()
+        os.close(self._callers)
+        self._calls, self._callers = _gate()
 
     def _open_gateway(self) -> bool:
         """A container's init asks for a way to the host: its answers go there, and its network is given to it.
 
-        ``False`` when nobody can ask any more: all inits share that socket, and one that was taken over can shut it.
+        ``False`` when nobody can ask any more on that socket, which all inits share.
         """
         with contextlib.suppress(OSError):  # the init has gone meanwhile, or there is no room: it waits no longer
             received = channel.receive(self._calls)

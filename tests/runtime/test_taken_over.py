@@ -84,6 +84,15 @@ def test_the_supervisor_goes_on_whatever_an_init_sends_it(engine, host, what, ev
     assert eventually(lambda: open_descriptors(supervisor) < before + 20)
 
 
+@of_root
+def test_a_gate_that_was_shut_is_another_for_those_who_come_later(engine, host):
+    with taken(host, init.GATE) as gate:
+        gate.shutdown(socket.SHUT_RDWR)
+    engine.run("capsule/host", command=[]).close()  # it may have been made before
+    with engine.run("capsule/host", command=[], extra_hosts={"api.example": "host-gateway"}) as after:
+        assert after.exec(["echo", "here"]).stdout == "here\n"
+
+
 @pytest.fixture
 def mute(engine, tmp_path, monkeypatch):
     """A container whose init is there and does nothing."""
@@ -136,6 +145,19 @@ def test_what_takes_long_is_waited_for(mute, in_thread):
         mute.exec(["true"])
     os.kill(mute.init_pid, signal.SIGCONT)
     assert copied() == []
+
+
+def test_a_command_whose_end_is_never_told_ends_with_its_container(engine, in_thread, eventually):
+    with engine.run("capsule/host", command=[]) as one:
+        outcome = in_thread(lambda: one.exec(["sleep", "4321"]))
+        assert eventually(lambda: len(one.top()) == 2)
+        command = psutil.Process(one.top()[1]["pid"])
+        os.kill(one.init_pid, signal.SIGSTOP)
+        command.kill()
+        assert eventually(lambda: command.status() == psutil.STATUS_ZOMBIE)
+        one.close()
+        with pytest.raises(ContainerError, match="went while"):
+            outcome()
 
 
 def test_it_is_closed_all_the_same(engine, mute):
