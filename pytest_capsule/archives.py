@@ -35,10 +35,10 @@ class Archives:
         self._packing = packing
         self._call = call
 
-    def load(self, source: Source) -> list[Image]:
+    def load(self, source: Source, *, platform: Platform) -> list[Image]:
         """Every image of an archive or layout, with the names that it has there."""
         with _opened(source) as file:
-            loaded = loading.load(file, self._packing, self._store.content)
+            loaded = loading.load(file, self._packing, self._store.content, platform=platform)
         for image, found in loaded:
             for name in filter(_is_whole_name, found.names):
                 self._store.tag(image, name)
@@ -52,7 +52,9 @@ class Archives:
         with contextlib.suppress(KeyError, ImageNotFound, StoreError):
             return self._store.get(memory[wanted])
         with _opened(path) as file:
-            images = [image for image, _ in loading.load(file, self._packing, self._store.content, wanted=wanted)]
+            content, here = self._store.content, Platform.here()
+            loaded = loading.load(file, self._packing, content, platform=here, wanted=wanted)
+        images = [image for image, _ in loaded]
         if len({image.key for image in images}) != 1:
             raise ImageNotFound(
                 f"{reference} has {len(images)} images",

@@ -362,15 +362,17 @@ class Engine:
         self._check_open()
         return verification.verify(self._store, self._crew.call)
 
-    def load(self, path: Source) -> list[Image]:
+    def load(self, path: Source, *, platform: str | None = None) -> list[Image]:
         """The images of an archive that ``docker save`` or this wrote, or of an OCI layout, with their names there.
 
         ``path`` is a file, the folder of a layout, or a binary file that is open for reading, a pipe too. Of an image
-        for several platforms it is the one for this host. ``MalformedImage`` or ``ContentMismatch`` for a damaged one.
+        for several platforms it is that for ``platform``, such as ``linux/arm64`` (default: this host's); the others
+        stay behind. ``ImageNotFound`` where there is none for it, ``MalformedImage`` or ``ContentMismatch`` for a
+        damaged one.
         """
         self._check_open()
         with self._store.claims.working():
-            return self._archives.load(path)
+            return self._archives.load(path, platform=Platform.named(platform))
 
     def save(self, images: str | Image | Sequence[str | Image], path: Source, *, format: str = DOCKER_FORMAT) -> None:
         """Write images to a file, or to a binary file that is open for writing.

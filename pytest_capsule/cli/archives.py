@@ -23,12 +23,17 @@ def add_commands(commands: Commands) -> None:
         "load",
         load,
         "bring in images from an archive",
-        usage="capsule load [-i FILE]",
+        usage="capsule load [OPTIONS]",
         description="Bring in the images of an archive of docker save, podman save or capsule save, or of an OCI "
         "layout (a tar or a folder), with their names. It may be compressed.",
     )
     parser.add_argument("-i", "--input", metavar="FILE", default=_PIPE, help="read from FILE; - is stdin, the default")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+    parser.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        help="which of an image for several platforms to bring in (default: that for this machine)",
+    )
 
     parser = commands.add(
         "save",
@@ -65,7 +70,7 @@ def load(call: Invocation) -> int:
     """Load, and say what."""
     options = call.options
     with call.engine() as engine:
-        found = [image.settled() for image in engine.load(_input(options.input))]
+        found = [image.settled() for image in engine.load(_input(options.input), platform=options.platform)]
     if not options.quiet:
         for image in found:
             for name in image.tags:

@@ -49,13 +49,15 @@ class Found:
     names: tuple[str, ...] = ()
 
 
-def load(file: IO[bytes] | Path, packing: Packing, content: Content, *, wanted: str = "") -> list[tuple[Image, Found]]:
-    """The images of an archive, or of the folder of an OCI layout: those for this host's platform.
+def load(
+    file: IO[bytes] | Path, packing: Packing, content: Content, *, platform: Platform, wanted: str = ""
+) -> list[tuple[Image, Found]]:
+    """The images of an archive, or of the folder of an OCI layout: those for ``platform``.
 
     ``wanted`` is the one name or tag that is meant; ``ImageNotFound`` where there is none of it.
     """
     source = _Folder(file, content) if isinstance(file, Path) else _Tar(file, content)
-    found = list(_Loading(source, packing, content).images())
+    found = list(_Loading(source, packing, content, platform).images())
     if wanted:
         found = [one for one in found if any(_is_meant(wanted, name) for name in one.names)] or _none_of(wanted, found)
     return [(packing.unpack(one.manifest), one) for one in found]
@@ -174,13 +176,14 @@ def _digest_in(path: str) -> Digest | None:
 class _Loading:
     """The images that a source lists."""
 
-    def __init__(self, source: _Source, packing: Packing, content: Content) -> None:
+    def __init__(self, source: _Source, packing: Packing, content: Content, platform: Platform) -> None:
         self._source = source
+        self._platform = platform
         self._packing = packing
         self._content = content
 
     def images(self) -> Iterator[Found]:
-        """Those for this host's platform, in the archive's order."""
+        """Those for the platform, in the archive's order."""
         listed = self._document("manifest.json")
         index = self._document("index.json")
         if index is not None:
@@ -214,10 +217,9 @@ class _Loading:
             yield Found(descriptor, tuple(dict.fromkeys(names)))
 
     def _chosen(self, entries: Sequence[Descriptor], name: str) -> tuple[Descriptor, Manifest]:
-        """The manifest for this host among the entries of one name."""
-        host = Platform.here()
-        entry = entries[0] if len(entries) == 1 else Index(tuple(entries)).choose(host, reference=name)
-        return find_manifest(entry, host, self._read, reference=name)
+        """The manifest for the platform among the entries of one name."""
+        entry = entries[0] if len(entries) == 1 else Index(tuple(entries)).choose(self._platform, reference=name)
+        return find_manifest(entry, self._platform, self._read, reference=name)
 
     def _read(self, descriptor: Descriptor) -> Manifest | Index:
         self._fetch(descriptor)

@@ -218,6 +218,17 @@ def test_platforms_through_nested_indexes_past_attestations(engine, tmp_path):
     assert image.config.architecture == HOST.architecture
 
 
+def test_another_platform_is_loaded_when_asked_for(engine, tmp_path):
+    foreign = "s390x" if HOST.architecture != "s390x" else "riscv64"
+    layout = Layout()
+    images = [layout.image(tar({"file": name.encode()}), platform=on(name)) for name in (HOST.architecture, foreign)]
+    layout.add(layout.index(*images), name="app:1")
+    (image,) = engine.load(layout.folder(tmp_path / "layout"), platform=f"linux/{foreign}")
+    assert (image.config.architecture, image.tags, image.digest) == (foreign, ("app:1",), images[1]["digest"])
+    with pytest.raises(ImageNotFound, match=f"nothing for linux/mips64le; it is for linux/{HOST.architecture}"):
+        engine.load(tmp_path / "layout", platform="linux/mips64le")
+
+
 def test_blobs_of_other_platforms_need_not_be_there(engine, tmp_path):
     layout = Layout()
     absent = {"mediaType": MANIFEST, "digest": str(Digest.of(b"absent")), "size": 6, "platform": on("s390x")}
