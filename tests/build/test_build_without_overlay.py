@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_capsule import Engine
+from pytest_capsule import ContainerSpec, Engine
 from pytest_capsule.errors import UnsupportedHost
 
 HOSTS = {
@@ -129,9 +129,10 @@ def test_mounts_leave_only_what_the_command_wrote(poor, tmp_path, small_tar):
     assert [sorted(names) for names in shape(image.layers[1:])] == [["written"], ["srv", "srv/own"]]
 
 
-def test_changes_and_commit(poor, small_tar):
+@pytest.mark.parametrize("ends", [False, True], ids=["going on", "ending"])
+def test_changes_and_commit(poor, small_tar, ends):
     image = poor.image(f"rootfs:{small_tar}")
-    with poor.run(image, command=[]) as container:
+    with poor.start(ContainerSpec.of(image, command=[]), to_keep=ends) as container:
         assert container.diff() == []
         container.exec(
             "rm /etc/issue; echo new > /srv/new; chmod 600 /etc/passwd; rm -r /var/mail; mkdir /var/mail;"
@@ -139,7 +140,7 @@ def test_changes_and_commit(poor, small_tar):
             check=True,
         )
         changes = [str(change) for change in container.diff() if "/etc/host" not in change.path]
-        committed = container.commit()
+        committed = container.commit(end=ends)
     assert changes == [
         "C /etc",
         "D /etc/debian_version",

@@ -99,6 +99,21 @@ def test_nothing_goes_that_a_container_uses(engine, tmp_path):
     assert engine.prune(all=True).images == (image.id,)
 
 
+def test_nothing_goes_that_the_same_engine_is_working_on(engine, tmp_path):
+    """A build in one thread, and in another somebody who makes room, at each of its events."""
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nCOPY file /one\nCOPY file /two\nCOPY file /three\n")
+    (tmp_path / "file").write_text("x")
+    times = []
+
+    def make_room(event):
+        times.append(engine.prune(all=True))
+
+    image = engine.build(tmp_path, tag="made:1", progress=make_room)
+    assert len(times) > 3
+    with engine.run(image, command=[]) as container:
+        assert {"one", "two", "three", "hello"} <= {*container.listdir("/")}
+
+
 def test_nothing_goes_that_another_process_uses(engine, tmp_path):
     image = build(engine, tmp_path, "named", tag="named:1")
     program = (
