@@ -28,7 +28,7 @@ Named = tuple["Image", str]
 
 
 def chosen(engine: Engine, filters: Sequence[str]) -> list[Named]:
-    """The images that all filters let pass, with one name each time, "" for one that has none."""
+    """The images that all filters let pass, the newest first, with one name each time, "" for one that has none."""
     values: dict[str, list[str]] = {}
     for text in filters:
         name, equals, value = text.partition("=")
@@ -40,7 +40,7 @@ def chosen(engine: Engine, filters: Sequence[str]) -> list[Named]:
         if name not in _FILTERS:
             raise UsageError(f"there is no filter {name!r}", hint=f"there are: {_KNOWN}")
         tests.append(_FILTERS[name](engine, given))
-    found = [image.settled() for image in engine.images()]
+    found = sorted((image.settled() for image in engine.images()), key=_created, reverse=True)
     named = [(image, name) for image in found for name in image.tags or ("",)]
     return [one for one in named if all(test(one) for test in tests)]
 

@@ -214,7 +214,7 @@ def history(call: Invocation) -> int:
     now = datetime.datetime.now(datetime.timezone.utc)
     rows = []
     for number, (entry, bytes_added) in enumerate(_sized(image)):
-        created_by = " ".join(entry.created_by.split())
+        created_by = entry.created_by.replace("\t", " ")
         if not options.no_trunc and len(created_by) > _SHOWN_COMMAND:
             created_by = created_by[: _SHOWN_COMMAND - 1] + "…"
         rows.append(

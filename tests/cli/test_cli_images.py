@@ -54,6 +54,17 @@ def test_images_as_they_are_asked_for(capsule, image):
     assert re.split(r" {2,}", header) == ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"]
 
 
+def test_images_are_listed_by_their_age_and_not_by_when_they_came(capsule, image, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM hello-world\nLABEL old=1\n")
+    built = capsule("build", "-q", "-t", "older:1", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", str(tmp_path))
+    assert built.returncode == 0, built.stderr
+    listed = capsule("images", "--format", "{{.Repository}} {{.CreatedAt}}").stdout.splitlines()
+    names = [line.split()[0] for line in listed]
+    assert names.index("listed") < names.index("older")
+    assert next(line for line in listed if line.startswith("older")).startswith("older 2001-09-0")
+    capsule("rmi", "-f", "older:1")
+
+
 def test_images_that_filters_let_pass(capsule, image):
     assert capsule("tag", "listed:1", "team/app:1.5").returncode == 0
 

@@ -14,7 +14,7 @@ from pytest_capsule import Engine
 DYING = """\
 import builtins, io, os, sys
 from pathlib import Path
-from pytest_capsule import Engine
+from pytest_capsule import ContainerSpec, Engine
 from pytest_capsule.errors import BuildError
 
 cache, left = sys.argv[1], int(sys.argv[2])
@@ -69,6 +69,11 @@ WORK = {
         'with engine.run("hello-world", command=[]) as container:\n'
         '        container.write_text("/file", "text")\n'
         '        container.commit("kept:1")'
+    ),
+    "commit that ends": (
+        'with engine.start(ContainerSpec.of("hello-world", command=[]), to_keep=True) as container:\n'
+        '        container.write_text("/file", "text")\n'
+        '        container.commit("kept:1", end=True)'
     ),
     "import": 'engine.import_rootfs("rootfs.tar", "kept:1")',
     "save": 'engine.save("base:1", "saved.tar"); engine.tag("base:1", "kept:1")',
