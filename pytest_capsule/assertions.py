@@ -20,9 +20,7 @@ def explain(operator: str, left: object, right: object) -> list[str] | None:
         return None
     if isinstance(left, ExecResult) or isinstance(right, ExecResult):
         return _results(left, right)
-    if _are_changes(left) and _are_changes(right):
-        assert isinstance(left, list)
-        assert isinstance(right, list)
+    if isinstance(left, list) and isinstance(right, list) and _are_changes([*left, *right]):
         return _change_lists(left, right)
     if isinstance(left, bytes) and isinstance(right, bytes):
         return _contents(left, right)
@@ -55,8 +53,8 @@ def _shown(result: Result) -> Iterator[str]:
         yield from (f"  {line}" for line in _text(getattr(result, name)).splitlines())
 
 
-def _are_changes(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, Change) for one in value)
+def _are_changes(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(one, Change) for one in values)
 
 
 def _change_lists(left: Sequence[Change], right: Sequence[Change]) -> list[str]:

@@ -201,22 +201,33 @@ class ExecTimeout(ContainerError):
         self.stderr = stderr
 
 
-class WaitTimeout(ContainerError):
-    """A wait strategy was not satisfied in time. ``seen`` says what was seen last."""
+class NotReady(ContainerError):
+    """A container did not get to where something waited for it. ``logs`` are its last lines; ``message`` is without."""
 
-    def __init__(self, message: str, *, container: str, timeout: float, seen: str, hint: str | None = None) -> None:
-        super().__init__(message, container=container, hint=hint)
+    def __init__(self, message: str, *, container: str, logs: str) -> None:
+        super().__init__(message, container=container)
+        self.logs = logs
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n    {line}" for line in self.logs.splitlines())
+        return f"{self.message}\n  last log lines:{lines}" if lines else f"{self.message}\n  the log is empty"
+
+
+class WaitTimeout(NotReady):
+    """A wait strategy was not satisfied in ``timeout`` seconds. ``seen`` says what was seen last."""
+
+    def __init__(self, message: str, *, container: str, timeout: float, seen: str, logs: str) -> None:
+        super().__init__(message, container=container, logs=logs)
         self.timeout = timeout
         self.seen = seen
 
 
-class ContainerExited(ContainerError):
-    """A container died while something waited for it. ``exit_code`` is its main process's; ``logs`` its last lines."""
+class ContainerExited(NotReady):
+    """A container died while something waited for it. ``exit_code`` is its main process's."""
 
     def __init__(self, message: str, *, container: str, exit_code: int, logs: str) -> None:
-        super().__init__(message, container=container)
+        super().__init__(message, container=container, logs=logs)
         self.exit_code = exit_code
-        self.logs = logs
 
 
 class MalformedImage(CapsuleError):

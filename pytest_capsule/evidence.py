@@ -41,9 +41,12 @@ def brief(container: Container, start: Start | None) -> Facts:
 
 
 def _image(container: Container, start: Start | None) -> str:
-    """What to call its image; an id that nobody knows yet is not found out, for that reads all layers through."""
+    """What to call its image: by its name, as the marker does, or by its id.
+
+    An id that nobody knows yet is not found out, for that reads all layers through.
+    """
     image = container.image
-    if image.tags or image.digested:
+    if image.tags or (start is None and image.digested):
         return str(image)
     return start.image if start is not None else "without a name"
 

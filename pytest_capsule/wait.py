@@ -507,29 +507,25 @@ def _exited(container: Container, condition: Condition, history: History) -> Con
     code, end = container.exit_code, "exited with {}"
     if code is None:  # it had no main process, and was killed
         code, end = _KILLED, "was killed"
-    tail = _log_tail(container)
     message = f"container {container.name} {end.format(code)} while waiting for {describe(condition)}"
-    return ContainerExited(f"{message}\n  {history}{_shown(tail)}", container=container.name, exit_code=code, logs=tail)
+    return ContainerExited(
+        f"{message}\n  {history}", container=container.name, exit_code=code, logs=_log_tail(container)
+    )
 
 
 def _timed_out(container: Container, condition: Condition, timeout: float, history: History) -> WaitTimeout:
     message = f"container {container.name} was not ready within {timeout:g} s: waited for {describe(condition)}"
     return WaitTimeout(
-        f"{message}\n  {history}{_shown(_log_tail(container))}",
+        f"{message}\n  {history}",
         container=container.name,
         timeout=timeout,
         seen=history.last,
+        logs=_log_tail(container),
     )
 
 
 def _log_tail(container: Container) -> str:
     return "\n".join(container.logs("both").splitlines()[-_LOG_LINES:])
-
-
-def _shown(tail: str) -> str:
-    if not tail:
-        return "\n  the log is empty"
-    return "\n  last log lines:" + "".join(f"\n    {line}" for line in tail.splitlines())
 
 
 def describe(condition: Condition) -> str:

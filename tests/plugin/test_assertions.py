@@ -47,6 +47,13 @@ def test_lists_of_changes_are_compared_as_sets():
     assert explain("==", left, left[::-1]) == [
         "two lists of changed files have the same entries in another order or number"
     ]
+    assert explain("==", left, []) == [
+        "two lists of changed files differ",
+        "only on the left:  A /both",
+        "only on the left:  A /new",
+    ]
+    assert explain("==", [], []) is None
+    assert explain("==", left, ["A /both"]) is None
 
 
 def test_bytes_that_are_text_are_compared_by_lines():

@@ -89,6 +89,22 @@ def test_a_container_that_dies_while_the_test_waits_for_it_says_so(suite):
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*test_suite.py:4: *9*", "*no port for you*"])
     assert "Traceback" not in result.stdout.str()
+    assert result.stdout.lines.count("no port for you") == 1
+    assert "last log lines" not in result.stdout.str(), "the section has them"
+
+
+def test_a_built_image_is_called_as_the_marker_calls_it(suite, pytester):
+    pytester.mkdir("app").joinpath("Dockerfile").write_text("FROM hello-world\n")
+    code = """
+        import pytest
+
+        @pytest.mark.container(build="app", command=[])
+        def test_it(container, capsule):
+            assert container.image.id
+            assert False
+    """
+
+    suite(code).stdout.fnmatch_lines(["image app, running, nothing logged"])
 
 
 def test_check_prints_a_table_and_exits(pytester, cache):

@@ -1,10 +1,13 @@
 """The public names are typed as whoever uses them sees it."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import pytest_capsule
 
 SUITE = Path(__file__).with_name("user_suite.py")
 CHECKERS = {
@@ -30,6 +33,14 @@ def check(request, tmp_path):
 def test_a_suite_has_no_type_errors(check):
     said = check(SUITE.read_text())
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_type_checker_sees_every_public_name():
+    """One that it did not see would come from ``__getattr__``, as anything at all."""
+    tree = ast.parse(Path(pytest_capsule.__file__).read_text())
+    (checked,) = (one for one in tree.body if isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING")
+    seen = {name.asname or name.name for one in checked.body if isinstance(one, ast.ImportFrom) for name in one.names}
+    assert set(pytest_capsule.__all__) <= seen
 
 
 def test_a_mistake_is_found(check):
