@@ -34,6 +34,7 @@ _TICK = 20_000_000
 _READ_FROM = "fd"  # kinds of entries whose origin is only where they are read from
 _LINKS = 40  # what the kernel itself follows in one path, MAXSYMLINKS
 
+_KIND = 0o170000  # the bits of a mode that S_IFMT gives
 _KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -223,7 +224,7 @@ class Context:
         for name, info in self.folder.entries(outer.rstrip("/")):
             path, full = inner + name, outer + name
             judgement = sieve.judge(full, path, above) if has_patterns else above
-            is_folder = stat.S_ISDIR(info.st_mode)
+            is_folder = info.st_mode & _KIND == stat.S_IFDIR
             if judgement.taken:
                 found.append(self._entry(full, path, info, seen))
                 if is_folder:
@@ -243,9 +244,10 @@ class Context:
         return not (is_folder and self._rules.may_contain_kept(verdict))
 
     def _entry(self, full: str, path: str, info: os.stat_result | Status, seen: dict[tuple[int, int], str]) -> Entry:
-        kind = _KINDS[stat.S_IFMT(info.st_mode)]
+        mode = info.st_mode
+        kind, mode = _KINDS[mode & _KIND], mode & ~_KIND
         uid, gid = (info.st_uid, info.st_gid) if self._keep_owners else (0, 0)
-        mode, origin, digest = stat.S_IMODE(info.st_mode), "", ""
+        origin = digest = ""
         if kind == "f":
             origin, digest = full, self._digest(full, info)
             if info.st_nlink > 1:

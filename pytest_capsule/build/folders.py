@@ -57,17 +57,22 @@ class HostFolder:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def entries(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+    def entries(self, path: str) -> list[tuple[str, os.stat_result]]:
         """What lies in a directory: name and ``lstat``, sorted by name."""
-        with self._named(path), os.scandir(self._at(path)) as found:
-            entries = sorted(found, key=_name)
-        for entry in entries:
-            try:  # and no context manager: a large context has many of these
-                info = entry.stat(follow_symlinks=False)
-            except OSError as error:
-                error.filename = f"{path}/{entry.name}" if path else entry.name
-                raise
-            yield entry.name, info
+        with self._named(path):
+            directory = os.open(self._at(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        found, name = [], ""
+        try:  # each is asked for from its directory: a large context has many, and their paths are long
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=_name):
+                    name = entry.name
+                    found.append((name, entry.stat(follow_symlinks=False)))
+        except OSError as error:
+            error.filename = f"{path}/{name}" if path else name
+            raise
+        finally:
+            os.close(directory)
+        return found
 
     def status(self, path: str) -> os.stat_result:
         """``lstat``."""
