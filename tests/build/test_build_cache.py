@@ -191,24 +191,27 @@ def test_an_unchanged_context_is_walked_and_not_read(thousand, monkeypatch):
     assert not second.changed
 
 
-def later(monkeypatch):
-    """Let the clock of the context be an hour ahead, so that no file looks as if it had just been written."""
-    import time
-
+def clock_of_the_context(monkeypatch, now):
     from pytest_capsule.build import context
 
     class Clock:
-        @staticmethod
-        def time_ns():
-            return time.time_ns() + 3600 * 10**9
+        time_ns = staticmethod(now)
 
     monkeypatch.setattr(context, "time", Clock)
 
 
-def test_a_file_changed_within_the_same_tick_is_noticed(tmp_path):
+def later(monkeypatch):
+    """Let the clock of the context be an hour ahead, so that no file looks as if it had just been written."""
+    import time
+
+    clock_of_the_context(monkeypatch, lambda: time.time_ns() + 3600 * 10**9)
+
+
+def test_a_file_changed_within_the_same_tick_is_noticed(tmp_path, monkeypatch):
     """What was written just before it was read may change again and keep its times: it is read again next time."""
     file = tmp_path / "file"
     file.write_text("one")
+    clock_of_the_context(monkeypatch, lambda: file.stat().st_ctime_ns)
     first = Context(HostFolder(str(tmp_path)))
     (before,) = first.find("file")
     assert first.memory == {}
