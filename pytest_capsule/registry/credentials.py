@@ -152,7 +152,7 @@ def _from_file(config: Mapping[str, Any], account: str, path: str, file: Path) -
     auths = config.get("auths")
     if not isinstance(auths, dict):
         return None
-    written_as_url = (key for key in auths if "://" in key and _host_of(key) == _host_of(account))
+    written_as_url = (key for key in auths if _is_url(key) and _host_of(key) == _host_of(account))
     for key in (*_keys(account, path), *written_as_url):
         entry = auths.get(key)
         if isinstance(entry, dict) and (found := _read_entry(entry, file)) is not None:
@@ -186,6 +186,11 @@ def _read_entry(entry: Mapping[str, Any], file: Path) -> Credentials | None:
         str(entry.get("registrytoken") or ""),
     )
     return found if found.username or found.identity_token or found.registry_token else None
+
+
+def _is_url(key: str) -> bool:
+    """Whether an entry's key is the address of a registry: old clients wrote a scheme, a version, or both."""
+    return "://" in key or key.rstrip("/").endswith(("/v1", "/v2"))
 
 
 def _host_of(key: str) -> str:

@@ -52,6 +52,8 @@ def test_dockers_words_there_and_back(docker_registry, capsule):
     ]
     (inspected,) = json.loads(capsule("inspect", name, cache="other").stdout)
     assert inspected["RepoDigests"] == [f"{name}@{digest}"]
+    listed = capsule("images", "--digests", "--no-trunc", name, cache="other").stdout.splitlines()[1].split()
+    assert listed[:4] == [name, "latest", digest, inspected["Id"]]
     assert f"Status: Image is up to date for {name}:latest" in capsule("pull", name, cache="other").stdout
     assert capsule("pull", "-q", f"{name}@{digest}", cache="other").stdout == f"{name}@{digest}\n"
 

@@ -24,7 +24,7 @@ def test_nobody_in_particular(tmp_path):
     assert find(tmp_path) is None
 
 
-@pytest.mark.parametrize("key", [HOST, f"https://{HOST}", f"http://{HOST}/v2/", f"https://{HOST}/v1/"])
+@pytest.mark.parametrize("key", [HOST, f"https://{HOST}", f"http://{HOST}/v2/", f"https://{HOST}/v1/", f"{HOST}/v1/"])
 def test_dockers_own_file(tmp_path, key):
     write_config(tmp_path / ".docker", auths(**{key: "me:word:with:colons"}))
     found = find(tmp_path)
