@@ -73,7 +73,7 @@ def containers(
     from pytest_capsule.marks import explaining
 
     item: pytest.Item = request.node
-    hook = item.config.hook
+    hook = item.ihook  # of a conftest.py only for the tests below its folder
     marked = _marks(item)
     places: list[Place | str] = [*(one.where for one in marked)] or [item.nodeid]
     with explaining(places[0], item.config):
@@ -123,7 +123,7 @@ def prepare(session: CapsuleSession, item: pytest.Item) -> None:
     if not isinstance(item, pytest.Function) or "containers" not in item.fixturenames:
         return
     overridden = len(item._fixtureinfo.name2fixturedefs.get("container_spec", ())) > 1
-    if overridden or item.config.hook.pytest_capsule_spec.get_hookimpls():
+    if overridden or item.ihook.pytest_capsule_spec.get_hookimpls():
         return
     with contextlib.suppress(CapsuleError):  # the test itself will say so
         if marked := read_marks(item):

@@ -1,4 +1,8 @@
-"""The hooks that a ``conftest.py`` or another plugin can implement."""
+"""The hooks that a ``conftest.py`` or another plugin can implement.
+
+Those that take an ``item`` are called, as pytest's own, for the tests below the folder of the ``conftest.py``; the
+others for the whole run.
+"""
 
 from __future__ import annotations
 

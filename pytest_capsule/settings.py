@@ -76,6 +76,11 @@ class Option:
         """The variable."""
         return f"CAPSULE_{self.name.upper()}"
 
+    @property
+    def full_help(self) -> str:
+        """What ``pytest --help`` says, which has no column for variables."""
+        return f"{self.help} [env: {self.in_environment}]" if ENVIRONMENT in self.places else self.help
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -211,10 +216,10 @@ def add_options(parser: pytest.Parser) -> None:
             how: dict[str, Any] = {"metavar": option.metavar}
             if option.switch:
                 how = {"action": "store_const", "const": "true"}
-            group.addoption(option.on_command_line, dest=option.in_ini, default=None, help=option.help, **how)
+            group.addoption(option.on_command_line, dest=option.in_ini, default=None, help=option.full_help, **how)
         if INI in option.places:
             kind: Any = "linelist" if option.listed else "string"
-            parser.addini(option.in_ini, option.help, kind, default=None)
+            parser.addini(option.in_ini, option.full_help, kind, default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:

@@ -1,5 +1,7 @@
 """The fixtures, the factories and the hooks."""
 
+import textwrap
+
 import pytest
 
 
@@ -283,6 +285,29 @@ def test_hooks_can_change_the_spec_and_the_image_and_see_containers_come_and_go(
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*stopping box test_it*"])
     result.stdout.fnmatch_lines(["*build * [[]2/2] RUN echo hooks*"])
+
+
+def test_hooks_of_a_conftest_are_for_the_tests_below_its_folder(suite, pytester):
+    below = pytester.mkdir("below")
+    (below / "conftest.py").write_text(
+        "def pytest_capsule_spec(item, spec): return spec.with_changes(env={'A': 'below'})\n"
+        "def pytest_capsule_container_started(container, item): container.write_text('/started', '')\n"
+    )
+    code = """
+        import pytest
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        @pytest.mark.container("capsule/host", command=[])
+        def test_it(container, turn):
+            print(container.exists("/started"), container.exec("echo it is: $A").stdout)
+    """
+    (below / "test_below.py").write_text(textwrap.dedent(code))
+
+    result = suite(code, "-s")
+
+    result.assert_outcomes(passed=4)
+    shown = result.stdout.str()
+    assert (shown.count("True it is: below"), shown.count("False it is:\n")) == (2, 2)
 
 
 def test_no_cache_builds_anew_once_a_session(suite, pytester):

@@ -144,7 +144,15 @@ def test_a_path_in_the_ini_file_starts_at_its_folder(pytester):
 @pytest.mark.parametrize(
     ("question", "answers"),
     [
-        ("--help", ["containers (pytest-capsule):", "*--capsule-keep=never|failed|always*", "*capsule_cache_limit (*"]),
+        (
+            "--help",
+            [
+                "containers (pytest-capsule):",
+                "*--capsule-keep=never|failed|always*",
+                "*capsule_cache_limit (*",
+                "*CAPSULE_KEEP*",
+            ],
+        ),
         (
             "--markers",
             ["@pytest.mark.container(image=None, [*], build=None, *): *", "*keywords, as in Docker: name target*"],
