@@ -27,6 +27,7 @@ _LARGEST = 256 << 20  # bytes of a message that travels as a file
 # One byte before the JSON, so that a message that travels as a file is not an empty datagram: those look like the end.
 _MARK = b"="
 _DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
+_CUT = int(socket.MSG_CTRUNC)  # as an enum it would be one again with each operation
 _GONE = "the other side is gone"
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time, and this is on the hot path
 _DECODER = json.JSONDecoder()
@@ -68,10 +69,11 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes) -> Message:
     """The message in the bytes of a datagram; ``ValueError`` for what is none."""
     try:
-        message = _DECODER.decode(data.removeprefix(_MARK).decode())
+        text = data.removeprefix(_MARK).decode()
+        message, end = _DECODER.raw_decode(text)
     except RecursionError:
         raise ValueError("it is too deep") from None
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or end != len(text):
         raise ValueError("it is no object")
     return message
 
@@ -102,7 +104,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     for _, _, rights in ancillary:
         descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
     received = list(descriptors)
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CUT:
         close(received)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "recvmsg")
     if not data:

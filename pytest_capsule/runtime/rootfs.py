@@ -9,6 +9,7 @@ symlink leads nowhere (CVE-2019-19921, CVE-2023-27561).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -66,11 +67,19 @@ class Text:
 
     def place(self, text: str, target: int, path: str, *, read_only: bool) -> None:
         """Fill it and put it where it is to be seen; all descriptors are closed."""
-        with open(self.fd, "wb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
+        _write(self.fd, text.encode("utf-8", "surrogateescape"))
         if read_only:
             syscalls.mount_setattr(self.mount, add=constants.MOUNT_ATTR_RDONLY)
         mount.place(self.mount, target, path)
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all of it, and close: by plain calls, since a fresh init pays for each page of Python that it touches."""
+    try:
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "write")
+    finally:
+        os.close(fd)
 
 
 Texts = dict[str, Text]
@@ -146,10 +155,10 @@ def _give_device(path: str, own: str, info: os.stat_result, *, bound: bool) -> N
 
 def _free_low_ports(*, ping: bool) -> None:
     """Every user may listen below port 1024 and send a ping, as in Docker since 20.10 (moby, ``WithSysctls``)."""
-    values = {"ip_unprivileged_port_start": "0"} | ({"ping_group_range": "0 2147483647"} if ping else {})
+    values = {"ip_unprivileged_port_start": b"0"} | ({"ping_group_range": b"0 2147483647"} if ping else {})
     for name, value in values.items():
-        with contextlib.suppress(OSError), open(f"proc/sys/net/ipv4/{name}", "w") as file:
-            file.write(value)
+        with contextlib.suppress(OSError):
+            _write(os.open(f"proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC), value)
 
 
 def _prepare_sys(*, writable: bool, own_network: bool) -> None:

@@ -48,6 +48,7 @@ class Stock:
     """Blank containers of one variant, of which ``most`` are kept ready once the first was asked for."""
 
     variant: dict[str, Any]
+    filters: list[bytes]
     most: int
     wanted: int = 0
     ready: list[Blank] = field(default_factory=list)
@@ -145,8 +146,10 @@ class Supervisor:
         self._identity = identity
         self._mountpoint = mountpoint
         self._patience = _IDLE
-        self._stocks = (Stock(AT_THE_HOST, 1), Stock(PLAIN, blanks))
         self._default_filters: dict[frozenset[str], bytes] = {}
+        self._plain = Stock(PLAIN, self._filters(PLAIN), blanks)
+        self._at_the_host = Stock(AT_THE_HOST, self._filters(AT_THE_HOST), 1)
+        self._stocks = (self._at_the_host, self._plain)
         self._hubs: dict[int, int] = {}
         self._gateways: list[tuple[int, int]] = []  # the network and the process of each
         self._calls, self._callers = _gate()
@@ -169,12 +172,16 @@ class Supervisor:
         poll.register(self._engine, select.POLLIN)
         poll.register(self._calls, select.POLLIN)
         while True:
-            lacking = next((stock for stock in self._stocks if len(stock.ready) < stock.wanted), None)
+            lacking = None
+            for stock in self._stocks:
+                if len(stock.ready) < stock.wanted:
+                    lacking = stock
+                    break
             ready = poll.poll(self._patience if lacking else None)
             if lacking and not ready:
                 self._patience = _IDLE
                 with contextlib.suppress(OSError):  # whoever asks next is told
-                    lacking.ready.append(self._fork_init(lacking.variant))
+                    lacking.ready.append(self._fork_init(lacking.variant, lacking.filters))
                 continue
             descriptors = [fd for fd, _ in ready]
             if self._engine in descriptors:
@@ -241,12 +248,16 @@ class Supervisor:
 
     def _answer(self, message: channel.Message, descriptors: list[int]) -> None:
         reply: list[int] = []
-        with socket.socket(fileno=descriptors.pop(0)) as answers, contextlib.suppress(BrokenPipeError):
+        body: channel.Message = {}
+        with socket.socket(fileno=descriptors.pop(0)) as answers:
             try:
-                reply = self._operations[message["op"]](message | {"descriptors": descriptors})
-                channel.send(answers, {}, reply)
-            except Exception as error:
-                channel.send(answers, channel.failure(error))
+                try:
+                    reply = self._operations[message["op"]](message | {"descriptors": descriptors})
+                except Exception as error:
+                    body = channel.failure(error)
+                channel.send(answers, body, reply)
+            except BrokenPipeError:
+                pass  # whoever asked has gone
             finally:
                 for fd in (*reply, *descriptors):
                     os.close(fd)
@@ -254,30 +265,33 @@ class Supervisor:
     def _container(self, message: channel.Message) -> list[int]:
         for module in message["modules"]:  # a child cannot import any more once it has pivoted
             importlib.import_module(module)
-        networks: list[int] = message.get("descriptors", [])
+        networks: list[int] = message["descriptors"]
         variant = message["variant"]
-        stock = None
-        if not message["modules"] and not networks:
-            stock = next((stock for stock in self._stocks if stock.variant == variant), None)
-        if stock is not None:
-            stock.wanted = stock.most
         if variant == AT_THE_HOST:
             self._patience = 0  # the next RUN is not far, and this one's command rarely needs all processors
-        pidfd, ours = stock.ready.pop(0) if stock and stock.ready else self._fork_init(variant, *networks)
+        if not message["modules"] and not networks:
+            for stock in self._stocks:
+                if stock.variant == variant:
+                    return self._take(stock)
+        pidfd, ours = self._fork_init(variant, self._filters(variant), *networks)
         return [ours.detach(), pidfd]
 
     def _order(self, _: dict[str, Any]) -> list[int]:
         """A blank container for the next test, while the one before is going: now is the time to make more."""
         self._patience = 0
-        return self._container({"variant": PLAIN, "modules": []})
+        return self._take(self._plain)
 
-    def _fork_init(self, variant: dict[str, Any], network: int = -1) -> Blank:
+    def _take(self, stock: Stock) -> list[int]:
+        stock.wanted = stock.most
+        pidfd, ours = stock.ready.pop(0) if stock.ready else self._fork_init(stock.variant, stock.filters)
+        return [ours.detach(), pidfd]
+
+    def _fork_init(self, variant: dict[str, Any], filters: list[bytes], network: int = -1) -> Blank:
         """An init; in a network namespace of its own, or the host's, or the one behind the descriptor ``network``."""
         flags = _NAMESPACES | (0 if variant["host_network"] or network >= 0 else constants.CLONE_NEWNET)
-        programs = self._filters(variant)
         return self._fork(
             flags,
-            lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant, programs),
+            lambda: init.run(self._identity, self._mountpoint, self._last_capability, variant, filters),
             network=network,
         )
 
