@@ -249,11 +249,6 @@ class ImageConfig:
         """The same image after a step that made no layer. ``created`` follows the entry's, where it has one."""
         return replace(self, history=(*self.history, replace(entry, empty_layer=True))).with_created(entry.created)
 
-    def with_layer(self, diff_id: Digest, entry: History) -> ImageConfig:
-        """The same image with one more layer on top and the history line of the step that made it."""
-        history = (*self.history, replace(entry, empty_layer=False))
-        return replace(self, diff_ids=(*self.diff_ids, diff_id), history=history).with_created(entry.created)
-
     def with_created(self, created: str) -> ImageConfig:
         """The same image made at ``created`` (RFC 3339); "" leaves the time as it is."""
         return replace(self, created=created) if created else self

@@ -105,15 +105,6 @@ class Reference:
         """What tells most: the digest without the tag beside it, which may name something else tomorrow."""
         return replace(self, tag=None) if self.digest else self
 
-    def with_tag(self, tag: str) -> Reference:
-        """The same repository under ``tag`` and no digest. Raises ``InvalidReference`` for a bad tag."""
-        _check_tag(tag, f"{self.name}:{tag}")
-        return replace(self, tag=tag, digest=None)
-
-    def with_digest(self, digest: Digest) -> Reference:
-        """The same reference pinned to ``digest``; its tag stays, as a note of where the digest came from."""
-        return replace(self, digest=digest)
-
     def _suffix(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{tag}@{self.digest}" if self.digest else tag

@@ -100,15 +100,6 @@ def test_what_is_no_reference(text, reason, hint):
     assert caught.value.reference == text
 
 
-def test_a_tag_and_a_digest_can_be_given_later():
-    app = Reference.parse("app:1")
-    pinned = app.with_digest(Digest.of(b"image"))
-    assert pinned.familiar == f"app:1@{DIGEST}"
-    assert pinned.with_tag("2").familiar == "app:2"
-    with pytest.raises(InvalidReference, match="no tag"):
-        app.with_tag("a b")
-
-
 def test_a_name_to_give():
     assert Reference.to_give("team/app").familiar == "team/app:latest"
     for text, reason in (
