@@ -29,6 +29,7 @@ from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
 from pytest_capsule.dockerfile import Dockerfile, IgnoreRules, parse
 from pytest_capsule.dockerfile import instructions as ins
+from pytest_capsule.dockerfile.lint import check_options
 from pytest_capsule.errors import CapsuleError, DockerfileError
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.platform import Platform
@@ -70,7 +71,8 @@ def build(
     plan = make_plan(dockerfile, wanted, arguments, partial(_find_all, schedule, canceled, find_image, dockerfile))
     with _step(tell, "load .dockerignore"):
         rules = wanted.ignore_rules()
-    _check(wanted, plan, rules, tell)
+    if listened or check_options(dockerfile.check, wanted.build_args).error:
+        _check(wanted, plan, rules, tell)
     with (
         _remembered_context(wanted, rules, store) as context,
         contextlib.closing(Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)) as reasons,

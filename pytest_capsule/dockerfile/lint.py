@@ -106,7 +106,7 @@ def lint(
     """
     given = build_args or {}
     directives = read_directives(source)
-    options = CheckOptions.parse(given[OVERRIDE] if OVERRIDE in given else directives.get("check", ""))
+    options = check_options(directives.get("check"), given)
     findings = _Findings(options)
     found: DockerfileError | None = None
     try:
@@ -119,6 +119,14 @@ def lint(
     except DockerfileError as error:
         found = error
     return LintResult(findings.sorted(), found, options, path, decode(source))
+
+
+def check_options(directive: str | None, build_args: Mapping[str, str]) -> CheckOptions:
+    """What the ``check`` directive of a Dockerfile says, or the build argument in its place.
+
+    ``DockerfileError``, without a line, where that cannot be read.
+    """
+    return CheckOptions.parse(build_args.get(OVERRIDE, directive or ""))
 
 
 @dataclass
