@@ -32,6 +32,13 @@ class Errands:
                 self._thread = threading.Thread(target=self._run, name="capsule-errands", daemon=True)
                 self._thread.start()
 
+    def settle(self) -> None:
+        """Wait until all that was added is done."""
+        if self._thread is not None:
+            done = threading.Event()
+            self._inbox.put(done.set)
+            done.wait()
+
     def _run(self) -> None:
         while (errand := self._inbox.get()) is not None:
             try:

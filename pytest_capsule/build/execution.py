@@ -170,6 +170,7 @@ class Execution:
         return Result(layer, now(), passed)
 
     def _make_layer(self, work: Work, note: Output) -> Layer | None:
+        self._errands.settle()  # what an earlier step had for itself takes no room beside what this one has
         with self._store.scratch(self._errands.add) as scratch:
             written = scratch / "fs"
             try:

@@ -176,22 +176,23 @@ class Store:
     def scratch(self, later: Callable[[Callable[[], object]], None] = _at_once) -> Iterator[Path]:
         """A folder of this engine to make a layer in; what is left in it when the block ends is removed.
 
-        ``later`` is given what removes it, to call it soon. ``StoreError`` when the disk is full.
+        ``later`` is given what removes it when all went well, to call it soon. ``StoreError`` when the disk is full.
         """
         folder = self._own / secrets.token_hex(8)
         folder.mkdir()
+        remove = partial(self._call, "remove", str(folder))
         try:
             yield folder
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except BaseException as error:
+            remove()  # at once: there may be no room left to write down what went wrong
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise StoreError(
                 f"the disk of the image store {self.root} is full",
                 path=str(self.root),
                 hint="make room, for example with: capsule prune",
             ) from None
-        finally:
-            later(partial(self._call, "remove", str(folder)))
+        later(remove)
 
     def adopt(self, tree: Path, *, origin: str = "") -> Layer:
         """Make the directory ``tree`` a layer of the store, by rename: nothing is copied."""

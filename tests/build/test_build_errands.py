@@ -19,6 +19,16 @@ def test_all_are_done_in_their_order_when_the_block_ends():
     assert [thread.name for thread in threading.enumerate() if thread.name == "capsule-errands"] == []
 
 
+def test_who_waits_goes_on_when_those_before_are_done():
+    go, done = threading.Event(), []
+    with Errands() as errands:
+        errands.settle()
+        errands.add(lambda: done.append(go.wait(60)))
+        threading.Timer(0.01, go.set).start()
+        errands.settle()
+        assert done == [True]
+
+
 def test_a_failure_is_raised_in_the_end_and_keeps_none_from_being_done():
     done = []
     with pytest.raises(ZeroDivisionError), Errands() as errands:

@@ -109,6 +109,20 @@ def test_a_stage_that_is_spelt_nearly_so(project, monkeypatch, use):
     assert caught.value.hint.startswith("did you mean build, a stage of this Dockerfile? Else ")
 
 
+@pytest.mark.parametrize("progress", [None, lambda event: None])
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ("error=true", "lint violation found for rules: MaintainerDeprecated"),
+        ("eror=true", 'invalid check option "eror"'),
+    ],
+)
+def test_checks_end_a_build_whether_or_not_somebody_listens(project, progress, check, reason):
+    project.write("Dockerfile", f"# check={check}\nFROM scratch\nMAINTAINER me\n")
+    with pytest.raises(DockerfileError, match=reason):
+        project.engine.build(project.root, progress=progress)
+
+
 def test_a_program_that_cannot_be_executed(project):
     project.write("data", "no program\n")
     with pytest.raises(BuildError) as caught:
