@@ -59,7 +59,8 @@ def copied(store: Store, container: Container, *, end: bool) -> Layer | None:
         tree.chmod(0o755)
         directory = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            entries = container.export(directory)
+            with container.stilled():  # as Docker pauses it: a database has no half of a write in one of its files
+                entries = container.export(directory)
         finally:
             os.close(directory)
         if end:

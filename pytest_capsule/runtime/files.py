@@ -194,7 +194,8 @@ def _overlay_mark(fd: int, name: str) -> bytes:
 def export(uppers: list[Upper], destination: int) -> int:
     """Copy the writable layers into the directory ``destination`` as one layer; returns how many entries it has.
 
-    The container goes on meanwhile, so nothing is opened that could make init wait, and what vanishes is left out.
+    Something may go on in the container meanwhile, so nothing is opened that could make init wait, and what vanishes is
+    left out.
     """
     links: dict[tuple[int, int], str] = {}
     count = 0

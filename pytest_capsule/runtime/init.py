@@ -310,9 +310,11 @@ class Init:
         return {}, []
 
     def _signal_all(self, message: channel.Message, _: list[int]) -> Reply:
-        with contextlib.suppress(ProcessLookupError):  # there is nobody but init
+        try:
             os.kill(-1, message["signal"])  # everybody in this PID namespace but init itself: kill(2)
-        return {}, []
+        except ProcessLookupError:
+            return {"anybody": False}, []
+        return {"anybody": True}, []
 
     def _connect(self, message: channel.Message, _: list[int]) -> Reply:
         """A socket on its way to a port of this container; whether it arrived is for the one who asked to see.

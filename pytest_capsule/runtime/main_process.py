@@ -43,6 +43,7 @@ class MainProcess(CommandAccess):
         self._log: Log | None = None
         self._health: Health | None = None
         self._freezer: Freezer | None = None
+        self._pausing = threading.RLock()
         super().__init__(**sandbox)
 
     def start(
@@ -230,14 +231,33 @@ class MainProcess(CommandAccess):
         SIGSTOP, which a parent inside is told of, and which ``unpause`` also ends for who had stopped itself.
         """
         self._check_open()
-        if self._paused:
-            return
+        with self._pausing:
+            if not self._paused:
+                self._halt()
+                self._paused = True
+
+    def _halt(self) -> None:
         try:
             self._frozen().freeze(lambda: self._table().pids()[1:])
         except OSError:
             self._freezer = None
             self._signal_all(signal.SIGSTOP)
-        self._paused = True
+
+    @contextlib.contextmanager
+    def stilled(self) -> Iterator[None]:
+        """While the block runs, what runs inside stands still as in a pause, so that its files agree with each other.
+
+        Nothing is done where nothing runs, or all is paused already.
+        """
+        with self._pausing:
+            halts = not self._paused and self._signal_all(None)
+            if halts:
+                self._halt()
+            try:
+                yield
+            finally:
+                if halts and not self._ended:
+                    self._resume()
 
     def _frozen(self) -> Freezer:
         if self._cgroups is None:
@@ -251,12 +271,16 @@ class MainProcess(CommandAccess):
 
     def unpause(self) -> None:
         """Let every process go on."""
-        if self._paused:
-            if self._freezer is not None:
-                self._freezer.thaw()
-            else:
-                self._signal_all(signal.SIGCONT)
-            self._paused = False
+        with self._pausing:
+            if self._paused:
+                self._resume()
+                self._paused = False
+
+    def _resume(self) -> None:
+        if self._freezer is not None:
+            self._freezer.thaw()
+        else:
+            self._signal_all(signal.SIGCONT)
 
     def health(self) -> str | None:
         """``starting``, ``healthy`` or ``unhealthy`` by the image's HEALTHCHECK; ``None`` without one.

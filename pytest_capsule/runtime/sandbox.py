@@ -163,10 +163,12 @@ class Sandbox:
         """The channel to the container's init: for a forwarder, which asks it for connections."""
         return self._requests
 
-    def _signal_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals | None) -> bool:
+        """Send a signal, or none, to every process but init; whether there is any."""
         self._check_open()
         with contextlib.suppress(BrokenPipeError):
-            self._request({"op": "signal_all", "signal": int(number)})
+            return bool(self._request({"op": "signal_all", "signal": int(number or 0)})[0]["anybody"])
+        return False
 
     def _call(self, message: channel.Message, descriptors: Sequence[int] = ()) -> tuple[channel.Message, list[int]]:
         self._check_open()

@@ -310,3 +310,44 @@ def test_a_commit_of_a_busy_container_holds_nothing_up(engine, host, eventually)
         engine.remove(host.commit())
     process.kill()
     assert host.exec(["echo", "init lives"]).stdout == "init lives\n"
+
+
+ROUNDS = """
+import os
+os.mkdir("/srv/set")
+files = [os.open(f"/srv/set/{number:03}", os.O_CREAT | os.O_WRONLY) for number in range(200)]
+count = 0
+while True:
+    count += 1
+    for file in files:
+        os.pwrite(file, b"%08d" % count, 0)
+    if count == 3:
+        open("/tmp/going", "w").close()
+"""
+
+
+def test_the_files_of_a_commit_are_of_one_moment(engine, host, eventually):
+    """As a database needs it that is not stopped before: none is of a later time than one that is written after it."""
+    host.popen(["python3", "-c", ROUNDS])
+    eventually(lambda: host.exists("/tmp/going"))
+    for _ in range(5):
+        image = host.commit()
+        folder = os.path.join(image.layers[-1].path, "srv/set")
+        counts = []
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name)) as file:
+                counts.append(int(file.read()))
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] - counts[-1] <= 1
+        assert host.status == "running"
+        engine.remove(image)
+        eventually(lambda newest=counts[0]: int(host.read_text("/srv/set/199")) > newest)  # it goes on
+
+
+def test_a_commit_leaves_a_paused_container_paused(engine, host):
+    host.popen(["sleep", "600"])
+    host.pause()
+    engine.remove(host.commit())
+    assert host.status == "paused"
+    host.unpause()
+    assert host.exec(["true"]).exit_code == 0
