@@ -185,6 +185,16 @@ def test_the_plugin_imports_nothing_of_the_engine():
     }
 
 
+def test_the_supervisor_is_small():
+    """A fork copies the tables of all that it has: so it has not what makes classes, nor what reads packed archives."""
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n"
+    code += "from pytest_capsule.runtime import supervisor_process\nprint(*sys.modules)"
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(said.split())
+    assert "pytest_capsule.runtime.init" in loaded
+    assert not loaded & {"ast", "bz2", "dataclasses", "inspect", "lzma", "zlib", "pytest_capsule.archive.unpack"}
+
+
 # What only builds, registries, archives, pruning and the check need, of ours and of Python's library.
 NOT_FOR_A_LOCAL_IMAGE = (
     "archive.compression archives build check commits distribution dockerfile mounts progress registry.client "

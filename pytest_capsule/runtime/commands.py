@@ -13,8 +13,7 @@ import stat
 import subprocess
 import termios
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_capsule.runtime import files
 
@@ -25,8 +24,7 @@ _HIGHEST_ID = (1 << 31) - 1  # Docker's too
 _CLOCK_TICK = 50_000_000  # nanoseconds: times of files are only as fine as the kernel's tick
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """A user inside a container, as ``/etc/passwd`` and ``/etc/group`` of the image describe it."""
 
     uid: int

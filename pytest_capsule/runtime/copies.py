@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_capsule._linux import inroot
 from pytest_capsule.runtime import files
@@ -24,8 +23,7 @@ _WHITEOUT = os.makedev(0, 0)
 Mark = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A copy: ``fd`` is its directory, ``marks`` what lay in each of its directories, by path, when it was made."""
 
     fd: int

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 _KEEP = 0xFFFFFFFF  # (uid_t) -1
 Triple = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Real, effective and saved ids, and the other groups: ``None`` for those that the kernel knows of.
 
     ``keeps``: a process that gives up root keeps its capabilities (PR_SET_KEEPCAPS), until it executes another program.
@@ -32,7 +31,7 @@ class Credentials:
         what, kind = (name[:-3], name[-3:])
         ids = tuple(argument & _KEEP for argument in arguments)
         changed = _CHANGES[what](self.uids if kind == "uid" else self.gids, ids, self._is_privileged)
-        return replace(self, uids=changed) if kind == "uid" else replace(self, gids=changed)
+        return self._replace(uids=changed) if kind == "uid" else self._replace(gids=changed)
 
     @property
     def _is_privileged(self) -> bool:
@@ -41,7 +40,7 @@ class Credentials:
     def with_groups(self, groups: tuple[int, ...]) -> Credentials:
         """After ``setgroups``; only root may."""
         _may(self._is_privileged)
-        return replace(self, groups=groups)
+        return self._replace(groups=groups)
 
 
 def _set(now: Triple, wanted: tuple[int, ...], privileged: bool) -> Triple:

@@ -13,7 +13,6 @@ import os
 import select
 import stat
 import struct
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, constants, ownership, syscalls
@@ -185,12 +184,12 @@ class FeignedRoot:
 
     def _keep(self, call: Call) -> None:
         process = self._process_of(call.pid)
-        self._remember(process, replace(self._credentials(process), keeps=call.arguments[1] == 1))
+        self._remember(process, self._credentials(process)._replace(keeps=call.arguments[1] == 1))
 
     def _tell(self, listener: Listener, call: Call) -> None:
         """Answer a process that asks who it is; where that is root, the kernel knows."""
         known = self._credentials(self._process_of(call.pid)) if self._known else _ROOT
-        if replace(known, keeps=False) == _ROOT or (call.name == "getgroups" and known.groups is None):
+        if known._replace(keeps=False) == _ROOT or (call.name == "getgroups" and known.groups is None):
             listener.go_on(call)
             return
         if call.name == "getgroups":
@@ -218,7 +217,7 @@ class FeignedRoot:
         while process > 1:
             known = self._known.get(process)
             if known is not None and not _has_ended(known[1]):
-                credentials = replace(known[0], keeps=known[0].keeps and not ancestors)
+                credentials = known[0]._replace(keeps=known[0].keeps and not ancestors)
                 for heir in ancestors:
                     self._remember(heir, credentials)
                 return credentials

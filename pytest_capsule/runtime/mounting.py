@@ -11,8 +11,7 @@ import errno
 import os
 import socket
 import stat
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_capsule._linux import constants, inroot, mount, syscalls
 from pytest_capsule.runtime import copies, volumes
@@ -21,8 +20,7 @@ SAFE = constants.MOUNT_ATTR_NOSUID | constants.MOUNT_ATTR_NODEV | constants.MOUN
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Upper:
+class Upper(NamedTuple):
     """The writable layer of one overlay: where it is mounted, and a descriptor of the layer itself.
 
     ``copy``: there is no overlay, and the layer is what has changed in this.
@@ -167,8 +165,7 @@ def _mount_file(message: dict[str, Any], root: int, name: str) -> None:
     mount.place(shown, target(root, message["target"], directory=False), message["target"])
 
 
-@dataclass(frozen=True)
-class _Stub:
+class _Stub(NamedTuple):
     """An entry that placing a mount has left in a writable layer: the mount point, or a directory above it."""
 
     upper: int

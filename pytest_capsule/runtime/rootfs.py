@@ -12,8 +12,7 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_capsule._linux import constants, mount, syscalls
 from pytest_capsule.runtime import mounting
@@ -40,16 +39,14 @@ _READ_ONLY = b"proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
 _REMOUNT_READ_ONLY = constants.MS_REMOUNT | constants.MS_BIND | constants.MS_RDONLY | _SAFE_MS
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Who root inside is, seen from the host: ``userns`` when not the host's root, ``many_ids`` when users exist."""
 
     userns: bool
     many_ids: bool
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A file of the container's own: a descriptor to write it with, and the file as a mount that is not placed yet.
 
     One that a container does without stays so until init ends: the kernel unmounts what is closed, and waits

@@ -5,20 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_capsule._linux import capabilities
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-PLAIN: dict[str, Any] = {
-    "privileged": False,
-    "host_network": False,
-    "capabilities": sorted(capabilities.DEFAULT),
-}
-"""What is decided when a blank container is forked, as nearly every container wants it."""
-AT_THE_HOST: dict[str, Any] = {**PLAIN, "host_network": True}
-"""The same as a RUN of a build wants it, which is on the host's network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +161,7 @@ class RuntimeSpec:
     feigns_root: bool = False
 
     def variant(self) -> dict[str, Any]:
-        """The part that is decided when init is forked: see ``PLAIN`` and ``AT_THE_HOST``."""
+        """The part that is decided when init is forked: see ``variants``."""
         return {
             "privileged": self.privileged,
             "host_network": self.host_network,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_capsule._linux import capabilities, channel, program
 from pytest_capsule.archive import zstd
 from pytest_capsule.errors import ALLOW_NAMESPACES, ASK_THE_CHECK, UnsupportedHost
-from pytest_capsule.runtime.spec import PLAIN
+from pytest_capsule.runtime.variants import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

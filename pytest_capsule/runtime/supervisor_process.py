@@ -2,9 +2,10 @@
 
 Run as ``python -I -S`` by ``runtime.supervisor``. A fork of a pytest with half a gigabyte costs 25 ms and is not safe
 beside its threads; a fork of this one costs one. It is single-threaded, imports before the first fork all that its
-children will ever need, and ends with the engine: by the end of its channel, or by the engine's pidfd where a child of
-the engine still holds a copy of that channel. With it dies every init (``PR_SET_PDEATHSIG``), and with those every
-process, mount and network namespace of theirs: the kernel sees to it, whoever is killed how.
+children will ever need and as little else as can be (dataclasses alone would bring a megabyte), and ends with the
+engine: by the end of its channel, or by the engine's pidfd where a child of the engine still holds a copy of that
+channel. With it dies every init (``PR_SET_PDEATHSIG``), and with those every process, mount and network namespace of
+theirs: the kernel sees to it, whoever is killed how.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import os
 import select
 import signal
 import socket
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_capsule._linux import channel, constants, mount, syscalls
 from pytest_capsule._linux.seccomp import filters
 from pytest_capsule.network import bridge
 from pytest_capsule.runtime import init, rootfs
-from pytest_capsule.runtime.spec import AT_THE_HOST, PLAIN
+from pytest_capsule.runtime.variants import AT_THE_HOST, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,15 +43,15 @@ _OF_A_NETWORK = 16  # several containers may share one
 Blank = tuple[int, socket.socket]
 
 
-@dataclass(slots=True)
 class Stock:
     """Blank containers of one variant, of which ``most`` are kept ready once the first was asked for."""
 
-    variant: dict[str, Any]
-    filters: list[bytes]
-    most: int
-    wanted: int = 0
-    ready: list[Blank] = field(default_factory=list)
+    def __init__(self, variant: dict[str, Any], filters: list[bytes], most: int) -> None:
+        self.variant = variant
+        self.filters = filters
+        self.most = most
+        self.wanted = 0
+        self.ready: list[Blank] = []
 
 
 def main(control: int, engine: int, program: int) -> None:

@@ -14,9 +14,9 @@ def plain(ranges, number, arguments):
     """The same, read off the rules."""
     decision = [entry.decision for entry in ranges if entry.first <= number][-1]
     if isinstance(decision, Lookup):
-        return plain(decision.ranges, arguments[decision.index] & 0xFFFFFFFF, arguments)
+        return plain(decision.ranges, arguments[decision.argument] & 0xFFFFFFFF, arguments)
     for rule in decision:
-        if all((arguments[c.index] & c.mask == c.value) != c.negated for c in rule.checks):
+        if all((arguments[c.argument] & c.mask == c.value) != c.negated for c in rule.checks):
             return rule.action
     raise AssertionError("the last rule of a decision has no checks")
 

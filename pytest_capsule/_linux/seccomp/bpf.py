@@ -11,8 +11,7 @@ arguments of 64 bits from 16 on. Both machines that it is for are little-endian.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,18 +47,16 @@ def fail_with(errno: int) -> int:
     return _ERRNO | errno
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Whether argument ``index`` (0-5), under ``mask``, equals ``value``; with ``negated``, whether it does not."""
+class Check(NamedTuple):
+    """Whether ``argument`` (0-5), under ``mask``, equals ``value``; with ``negated``, whether it does not."""
 
-    index: int
+    argument: int
     value: int
     mask: int = _WHOLE
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """``action`` for the calls whose arguments pass all ``checks``."""
 
     action: int
@@ -70,11 +67,10 @@ Rules = tuple[Rule, ...]
 """The first rule whose checks pass counts; the last one has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What becomes of a call by the lower half of its argument ``index``: of an ``int``, the kernel sees no more."""
+class Lookup(NamedTuple):
+    """What becomes of a call by the lower half of its ``argument``: of an ``int``, the kernel sees no more."""
 
-    index: int
+    argument: int
     ranges: tuple[Range, ...]
 
 
@@ -82,8 +78,7 @@ Decision = Rules | Lookup
 """What becomes of a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """The decision on the numbers from ``first`` on, until the next range."""
 
     first: int
@@ -129,7 +124,7 @@ class _Program:
 
     def _decide(self, decision: Decision) -> int:
         if isinstance(decision, Lookup):
-            return self.load(_ARGUMENTS_AT + 8 * decision.index, self.search(decision.ranges))
+            return self.load(_ARGUMENTS_AT + 8 * decision.argument, self.search(decision.ranges))
         place = self.end(decision[-1].action)
         for rule in reversed(decision[:-1]):
             passed = self.end(rule.action)
@@ -148,7 +143,7 @@ class _Program:
                 passed = self.branch(_IF_EQUAL, value, passed, failed)
                 if mask != _HALF:
                     passed = self._then(_AND, mask, passed)
-                passed = self.load(_ARGUMENTS_AT + 8 * check.index + 4 * half, passed)
+                passed = self.load(_ARGUMENTS_AT + 8 * check.argument + 4 * half, passed)
         return passed
 
     def end(self, action: int) -> int:

@@ -6,8 +6,7 @@ From Linux' ``arch/x86/entry/syscalls/syscall_{64,32}.tbl``, ``include/uapi/asm-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +17,7 @@ PRIVATE = 0x0F0000
 """From here on, ARM has calls of its own, far from all others: ``arch/arm/include/uapi/asm/unistd.h``."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallingConvention:
+class CallingConvention(NamedTuple):
     """One way to call the kernel: ``audit`` is how a filter sees it (``AUDIT_ARCH_*``), ``numbers`` are by name."""
 
     name: str
