@@ -79,7 +79,8 @@ def failed_build(error: BuildError, unmade: Unmade | None) -> Facts:
 
 def sections(facts: Facts) -> Iterator[tuple[str, str]]:
     """The same as sections of a pytest report: titles and texts, fit for a terminal."""
-    return ((title, _harmless(text)) for title, text in _sections(facts))
+    for title, text in _sections(facts):
+        yield title, "\n".join(line.rstrip() for line in _harmless(text).split("\n"))
 
 
 def build_section(facts: Facts) -> tuple[str, str]:

@@ -111,7 +111,8 @@ def test_what_a_container_prints_drives_no_terminal(suite):
         import pytest
 
         @pytest.mark.container("capsule/host", name="web", command=[
-            "sh", "-c", r"touch $(printf '/srv/\033[2Jfile'); printf '\033]0;title\007\033[31mred\033[0m\033[2J\n'"
+            "sh", "-c", r"touch $(printf '/srv/\033[2Jfile'); printf '\033]0;title\007\033[31mred\033[0m\033[2J\n';"
+                        r"head -c 500 /dev/zero; echo"
         ])
         def test_it(container):
             assert container.wait(60) == 1
@@ -121,6 +122,7 @@ def test_what_a_container_prints_drives_no_terminal(suite):
     shown = result.stdout.str()
     assert "\x1b[31mred\x1b[0m" in shown, "colours stay"
     assert " ]0;title" in shown
+    assert not re.search(" {100}", shown), "nor does it fill one with nothing"
     assert "A /srv/ [2Jfile" in shown
     assert not re.search("\x1b[^[]|\x1b\\[[0-9;]*[^0-9;m]|\x07", shown)
 
