@@ -81,7 +81,8 @@ def containers(
     folders = _folders(item)
     running: dict[str, Container] = {}
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(_capsule_session.network(specs[0])) if len(specs) > 1 else None
+        with explaining(places[0], item.config):
+            network = stack.enter_context(_capsule_session.network(specs[0])) if len(specs) > 1 else None
         volumes = stack.enter_context(_capsule_session.engine.volume_scope())
         for spec, where in zip(specs, places, strict=True):
             with explaining(where, item.config):

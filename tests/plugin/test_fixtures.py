@@ -1,8 +1,12 @@
 """The fixtures, the factories and the hooks."""
 
+import errno
 import textwrap
 
 import pytest
+
+from pytest_capsule.engine import Engine
+from pytest_capsule.errors import UnsupportedHost
 
 
 def test_every_test_has_a_container_of_its_own(suite):
@@ -65,6 +69,26 @@ def test_several_markers_need_different_names(suite, names, message):
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([message])
+
+
+def test_a_network_that_the_host_cannot_make_is_one_clear_error(suite, monkeypatch):
+    def network(self, *_arguments, **_keywords):
+        raise UnsupportedHost("this host has no bridges", syscall="socket", errno=errno.EAFNOSUPPORT)
+
+    monkeypatch.setattr(Engine, "network", network)
+    code = """
+        import pytest
+
+        @pytest.mark.container("hello-world", name="a")
+        @pytest.mark.container("hello-world", name="b")
+        def test_it(containers):
+            pass
+    """
+
+    result = suite(code)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["test_suite.py:3: this host has no bridges*"])
+    suite(code, "-o", "capsule_unsupported=skip").assert_outcomes(skipped=1)
 
 
 def test_overriding_container_spec_changes_what_is_started(suite):
