@@ -4,6 +4,7 @@ The peers are dockerd 20.10 or newer, built-in frontend, with no network, and bu
 other, BuildKit is what counts, and ``CLASSIC_DIFFERS`` and ``BUILDAH_DIFFERS`` say in which cases.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -271,10 +272,11 @@ def context(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory, context):
-    """``ours(text)``: files and config of what we build from a Dockerfile."""
+    """``ours(text)``: files and config of what we build from a Dockerfile, once for all peers."""
     room = tmp_path_factory.mktemp("ours")
     with Engine(cache_dir=room / "store") as engine:
 
+        @functools.cache
         def build(text, name="case"):
             (context / f"{name}.dockerfile").write_text(text)
             image = engine.build(context, dockerfile=f"{name}.dockerfile", tag=name)
