@@ -175,7 +175,10 @@ def _check_image(spec: ContainerSpec) -> None:
     if spec.build is None and (spec.target is not None or spec.build_args):
         raise UsageError("target= and build_args= go with build=")
     if spec.image is not None and not isinstance(spec.image, str) and not hasattr(spec.image, "tree"):
-        hint = "let the fixture container_spec return container_spec.with_changes(image=...) for the image of a fixture"
+        hint = (
+            "for the image of a fixture, say build= or the reference here too (it is built once), or let the fixture "
+            "container_spec return container_spec.with_changes(image=...)"
+        )
         raise UsageError(f"image={spec.image!r}: it takes a reference or an Image", hint=hint)
 
 

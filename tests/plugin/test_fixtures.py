@@ -254,6 +254,21 @@ def test_factories_make_fixtures_of_a_class(run):
     ).assert_outcomes(passed=2)
 
 
+def test_a_fixture_is_no_image_and_the_error_says_what_is(suite, pytester):
+    pytester.makeconftest(
+        """
+        from pytest_capsule import container_fixture, image_fixture
+
+        image = image_fixture("hello-world")
+        box = container_fixture(image)
+        """
+    )
+
+    said = suite("def test_it(box): pass")
+
+    said.stderr.fnmatch_lines(["*conftest.py:4: image=<*>: it takes a reference or an Image", "*say build= or*"])
+
+
 def test_a_wrong_factory_names_its_own_line(suite, pytester):
     pytester.makeconftest(
         """
