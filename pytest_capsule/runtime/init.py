@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 CHANNEL = 3
 GATE = 4
 """Descriptors that the supervisor leaves open: the engine's channel, and one on which to ask for a way to the host."""
-_PAUSE = 0.05  # seconds: where containers follow each other faster, they are short of processors and not of time
 _PATIENCE = 10  # seconds for that way to be there
 # A program that is none: it is refused when all has been done to start it.
 _REHEARSAL = {"op": "exec", "argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": "", "tty": False}
@@ -108,7 +107,7 @@ class Init:
                 netlink.loopback_up()
                 self._names = resolver.listen()
             capabilities.bound_to(variant["capabilities"], last_capability)
-            if not select.select([self._requests], [], [], _PAUSE)[0]:
+            if not select.select([self._requests], [], [], 0)[0] and _has_idle_processor():
                 self._rehearse()
                 os.chdir(mountpoint)
         except Exception as error:
@@ -344,6 +343,18 @@ class Init:
 
     def _join(self, network: dict[str, Any], hub: int) -> None:
         bridge.attach(hub, self._own_network, **network)
+
+
+def _has_idle_processor() -> bool:
+    """Whether fewer processes want to run now than could, in all of this machine: proc(5), loadavg."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            running = os.read(file, 128).split()[3].partition(b"/")[0]
+        finally:
+            os.close(file)
+        return int(running) <= (os.cpu_count() or 1)
+    return False
 
 
 def _given(message: channel.Message, *names: str) -> dict[str, Any]:
