@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_capsule.cli.attach import attach
@@ -14,7 +18,7 @@ from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_capsule.cli.invocation import Invocation
     from pytest_capsule.cli.parser import Commands
@@ -23,15 +27,21 @@ if TYPE_CHECKING:
     from pytest_capsule.store.image import Image
 
 
+_STDIN = "-"
 _PROGRESS = ("auto", "plain", "tty", "quiet", "rawjson")
 
 
 def add_commands(commands: Commands) -> None:
     """Tell the parser of ``build``."""
-    parser = commands.add("build", build, "build an image from a Dockerfile", usage="capsule build [OPTIONS] PATH")
-    parser.add_argument("path", metavar="PATH", help="the build context: the folder that COPY takes from")
+    parser = commands.add("build", build, "build an image from a Dockerfile", usage="capsule build [OPTIONS] PATH|-")
+    parser.add_argument(
+        "path",
+        metavar="PATH|-",
+        help="the build context: the folder that COPY takes from; - is stdin, which has the tar of one, or a "
+        "Dockerfile that needs none",
+    )
     parser.add_argument("-t", "--tag", action="append", default=[], metavar="NAME[:TAG]", help="name the image")
-    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: PATH/Dockerfile)")
+    parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: PATH/Dockerfile); - is stdin")
     parser.add_argument("--target", metavar="STAGE", help="the stage to build (default: the last)")
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG; repeatable"
@@ -90,7 +100,7 @@ def build(call: Invocation) -> int:
     """Build, show how it goes on stderr, name the image."""
     options = call.options
     names = [str(Reference.to_give(name)) for name in options.tag]
-    with call.engine() as engine:
+    with call.engine() as engine, _laid_out(options):
         if options.check:
             return _check(engine, options)
         try:
@@ -107,6 +117,51 @@ def build(call: Invocation) -> int:
         if options.quiet or options.progress == "quiet":
             print(image.id)
     return 0
+
+
+@contextlib.contextmanager
+def _laid_out(options: argparse.Namespace) -> Iterator[None]:
+    """Have the context and the Dockerfile as files while the block runs, also what comes through stdin.
+
+    Source: docker/cli, ``image/build/context.go``.
+    """
+    if _STDIN not in (options.path, options.file):
+        yield
+        return
+    if options.path == options.file:
+        raise UsageError("context and Dockerfile cannot both come from stdin", hint="put the Dockerfile into the tar")
+    if os.isatty(0):
+        raise UsageError("there is nothing to read: stdin is a terminal", hint="name a folder, or use a pipe")
+    from pytest_capsule.archive.compression import Broken
+    from pytest_capsule.archive.unpack import is_archive, unpack
+    from pytest_capsule.store import trees
+
+    folder = Path(tempfile.mkdtemp(prefix="capsule-build-"))
+    try:
+        piped = folder / "Dockerfile"
+        with piped.open("w+b") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.seek(0)
+            if options.file == _STDIN:
+                options.file = str(piped)
+            else:
+                context = folder / "context"
+                context.mkdir()
+                options.path = str(context)
+                if is_archive(file):
+                    root = os.open(context, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    try:
+                        unpack(file, root, owner=lambda member: (os.geteuid(), os.getegid()))
+                    except Broken as error:
+                        raise UsageError(f"the context from stdin cannot be unpacked: {error}") from None
+                    finally:
+                        os.close(root)
+                    options.file = str(context / options.file) if options.file else None
+                else:
+                    options.file = str(piped)
+        yield
+    finally:
+        trees.remove(str(folder))
 
 
 def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) -> Image:
