@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+_PATIENCE = 1.0  # seconds between two looks at whether there is anybody to wait for
 Errand = Callable[[], object]
 
 
@@ -34,10 +35,10 @@ class Errands:
 
     def settle(self) -> None:
         """Wait until all that was added is done."""
-        if self._thread is not None:
-            done = threading.Event()
-            self._inbox.put(done.set)
-            done.wait()
+        done = threading.Event()
+        self._inbox.put(done.set)
+        while self._thread is not None and self._thread.is_alive() and not done.wait(_PATIENCE):
+            pass  # what was left behind when its build ended waits for nobody
 
     def _run(self) -> None:
         while (errand := self._inbox.get()) is not None:
