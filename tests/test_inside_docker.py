@@ -139,3 +139,11 @@ def test_what_is_mounted_in_a_folder_of_the_machine_is_named(docker):
     assert done.returncode == 125
     assert "cannot be set up: Invalid argument" in done.stderr
     assert "beneath which something is mounted, such as /usr/share/doc: mount that elsewhere" in done.stderr
+
+
+def test_an_image_is_built_on_the_disk_of_a_job_which_is_an_overlay_itself(docker):
+    """As in a job of GitLab or Jenkins, where nothing is mounted for the cache."""
+    done = docker.capsule((*UNMASKED, "--env=CAPSULE_CACHE_DIR=/disk"), "build", "-q", "examples/web_app")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sha256:")
