@@ -10,14 +10,16 @@ import pytest
 from pytest_capsule import Engine
 
 # Dies in the place of the call, of that number, that changes a name on the disk, or behind one that begins to write a
-# file: between two nothing is to be seen, but for a file that is there and not yet whole.
+# file: between two nothing is to be seen, but for a file that is there and not yet whole. Reads the numbers, and forks
+# for each, so that all is imported once; tells how each has ended.
 DYING = """\
 import builtins, io, os, sys
 from pathlib import Path
-from pytest_capsule import ContainerSpec, Engine
+from pytest_capsule import ContainerSpec, Engine, archives, commits, workshop
+from pytest_capsule.build import builder
 from pytest_capsule.errors import BuildError
 
-cache, left = sys.argv[1], int(sys.argv[2])
+left = 0
 
 
 def tick():
@@ -56,13 +58,18 @@ def do(engine):
 
 
 open_really = open
-with Engine(cache) as engine:
-    for name in ("rename", "replace", "unlink", "link", "mkdir", "rmdir"):
-        setattr(os, name, dying(getattr(os, name)))
-    Path.write_bytes, Path.write_text = dying_within(Path.write_bytes), dying_within(Path.write_text)
-    builtins.open = dying_behind(open)
-    do(engine)
-print("done")
+for number in sys.stdin:
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    left = int(number)
+    with Engine(sys.argv[1]) as engine:
+        for name in ("rename", "replace", "unlink", "link", "mkdir", "rmdir"):
+            setattr(os, name, dying(getattr(os, name)))
+        Path.write_bytes, Path.write_text = dying_within(Path.write_bytes), dying_within(Path.write_text)
+        builtins.open = dying_behind(open)
+        do(engine)
+    sys.exit()
 """
 WORK = {
     "commit": (
@@ -110,26 +117,34 @@ def test_whatever_it_was_doing(tmp_path, work):
         for name in ("a", "b"):
             (tmp_path / folder / name).write_text(name)
         (tmp_path / folder / "Dockerfile").write_text(DOCKERFILE + more)
-    script = DYING.format(work=WORK[work])
-    for moment in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233):
-        with Engine(cache_dir=cache) as engine:
-            engine.prune(all=True)  # so that all is to be done, each time
-            engine.build(tmp_path, tag="base:1")
-        command = [sys.executable, "-c", script, str(cache), str(moment)]
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert ended.returncode == (0 if ended.stdout else -9), ended.stderr
-        with Engine(cache_dir=cache) as engine:
-            assert engine.verify().problems == (), moment
-            assert len(list((engine._store.root / "tmp").glob("*.lock"))) == 1, "what it was working on is gone"
-            for image in engine.images():
-                with engine.run(image, command=[]) as container:
-                    assert container.listdir("/")
-            with engine.run(engine.build(tmp_path / "made"), command=[]) as container:
-                assert (container.read_text("/w/a"), container.read_text("/w/b")) == ("a", "b"), moment
-            if (tmp_path / "saved.tar").exists():
-                assert engine.load(tmp_path / "saved.tar"), "it is whole, or not there"
-        if ended.stdout:
-            break
-    assert ended.stdout == "done\n"
+    script = [sys.executable, "-c", DYING.format(work=WORK[work]), str(cache)]
+    code = None
+    with subprocess.Popen(script, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as dying:
+        for moment in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233):
+            with Engine(cache_dir=cache) as engine:
+                engine.prune(all=True)  # so that all is to be done, each time
+                engine.build(tmp_path, tag="base:1")
+            print(moment, file=dying.stdin, flush=True)
+            code = int(dying.stdout.readline())
+            assert code in (0, -9), "what it said is among what was captured"
+            look_at(cache, tmp_path, moment)
+            if code == 0:
+                break
+        dying.stdin.close()
+    assert code == 0
     with Engine(cache_dir=cache) as engine:
         assert engine.image("kept:1")
+
+
+def look_at(cache, folder, moment):
+    """Whether all is as if it had never begun, or was done."""
+    with Engine(cache_dir=cache) as engine:
+        assert engine.verify().problems == (), moment
+        assert len(list((engine._store.root / "tmp").glob("*.lock"))) == 1, "what it was working on is gone"
+        for image in engine.images():
+            with engine.run(image, command=[]) as container:
+                assert container.listdir("/")
+        with engine.run(engine.build(folder / "made"), command=[]) as container:
+            assert (container.read_text("/w/a"), container.read_text("/w/b")) == ("a", "b"), moment
+        if (folder / "saved.tar").exists():
+            assert engine.load(folder / "saved.tar"), "it is whole, or not there"
