@@ -56,9 +56,8 @@ _MOUNT_POINTS = ("proc", "sys", "dev", "etc")
 _MOUNT_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 _CLAIMS = "claims"
 _ID = re.compile("[0-9a-f]{4,64}")
-_PRIVATE = (
-    0o600  # the mode of lock files; of one that others could write to, filelock first makes sure that it can lock
-)
+# The mode of lock files. Of one that others could write to, filelock first makes sure that it can lock.
+_PRIVATE = 0o600
 
 
 def _at_once(call: Callable[[], object]) -> None:
