@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import tarfile
@@ -260,6 +261,8 @@ def test_through_podman_and_back(engine, image, saved, another, tmp_path):
     finally:
         with contextlib.suppress(AssertionError):
             run(*podman, "unshare", "rm", "-rf", tmp_path / "root", runroot, env=environment)
+        with contextlib.suppress(FileNotFoundError):  # root's podman has no process that keeps its namespace
+            os.kill(int((tmp_path / "tmp/pause.pid").read_text()), signal.SIGKILL)
 
 
 @pytest.fixture
