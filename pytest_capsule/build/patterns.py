@@ -1,4 +1,4 @@
-"""Wildcards of COPY and ADD: Go's ``filepath.Match``, which is what BuildKit uses."""
+"""Wildcards of COPY and ADD, and of ``--filter reference``: Go's ``filepath.Match``, as in BuildKit and moby."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def has_wildcard(pattern: str) -> bool:
 
 @lru_cache(maxsize=256)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """One path component as a regular expression; ``ValueError`` for a malformed pattern."""
+    """A regular expression in which no wildcard passes a ``/``; ``ValueError`` for a malformed pattern."""
     out: list[str] = []
     position = 0
     while position < len(pattern):

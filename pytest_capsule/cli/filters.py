@@ -7,7 +7,6 @@ moby, ``daemon/images/images.go``.
 from __future__ import annotations
 
 import datetime
-import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -60,29 +59,12 @@ def _reference(engine: Engine, patterns: Sequence[str]) -> Callable[[Named], boo
     return lambda one: bool(one[1]) and any(matches(pattern, one[1]) for pattern in patterns)
 
 
-@functools.cache
 def _path_pattern(pattern: str) -> re.Pattern[str]:
-    """An expression for what Go's ``path.Match`` lets pass."""
-    expression, at = "", 0
-    while at < len(pattern):
-        letter, at = pattern[at], at + 1
-        if letter == "*":
-            expression += "[^/]*"
-        elif letter == "?":
-            expression += "[^/]"
-        elif letter == "\\":
-            expression, at = expression + re.escape(pattern[at : at + 1]), at + 1
-        elif letter == "[":
-            end = pattern.find("]", at + 1)
-            inner = pattern[at:end].replace("\\", "\\\\").replace("[", "\\[")
-            if end < 0 or inner.startswith("-") or inner.endswith("-"):
-                raise UsageError(f"{pattern!r} is no pattern", hint="write one such as 'team/*' or 'app:1.[0-9]'")
-            expression, at = f"{expression}[{inner}]", end + 1
-        else:
-            expression += re.escape(letter)
+    from pytest_capsule.build.patterns import compile_pattern  # a list without this filter loads nothing that builds
+
     try:
-        return re.compile(expression)
-    except re.error:
+        return compile_pattern(pattern)
+    except ValueError:
         raise UsageError(f"{pattern!r} is no pattern", hint="write one such as 'team/*' or 'app:1.[0-9]'") from None
 
 
