@@ -254,9 +254,12 @@ def _run_hello_world(engine: Engine) -> str:
 
 def _limits() -> Iterator[Ability]:
     """Which limits the kernel can enforce. Where it is none, they are watched over: that is no lack of containers."""
-    with _bystander() as pid:
-        cgroup, refused = Cgroups().enclose(pid, _label(), _LIMITS)
-    cgroup.remove()
+    cgroups, label = Cgroups(), _label()
+    try:
+        with _bystander() as pid:
+            _, refused = cgroups.enclose(pid, label, _LIMITS)
+    finally:
+        cgroups.remove(label)
     for limit in _LIMITS.asked():
         yield _by_control_groups(f"limit of {limit}", refused.get(limit), "only watched over")
 

@@ -117,6 +117,11 @@ class Cgroups:
             _remove(directory, 0)
         return Cgroup({name: groups[CONTROLLERS[name]] for name in wanted if name not in failures}), failures
 
+    def remove(self, label: str) -> None:
+        """Remove what ``enclose`` has made or begun to make of this label; its processes are gone, or about to be."""
+        for place in self._places():
+            remove(place / (_own_prefix() + label))
+
     def unified(self) -> Path:
         """This process' own group in the v2 tree; ``FileNotFoundError`` where there is none."""
         found = self._hierarchies()
@@ -126,18 +131,20 @@ class Cgroups:
 
     def remove_leftovers(self) -> None:
         """Remove the groups of engines that are no more, next to where this process makes its own."""
-        try:
-            found = self._hierarchies()
-        except OSError:
-            return
-        places = {found[name].own for name in CONTROLLERS.values() if name in found}
-        if "" in found:
-            places |= set(found[""].upwards())
-        for place in places:
+        for place in self._places():
             with contextlib.suppress(OSError):
                 for name in os.listdir(place):
                     if _is_leftover(name):
                         _remove(place / name, _PATIENCE / 10)
+
+    def _places(self) -> set[Path]:
+        """The groups in which ``enclose`` may make one."""
+        try:
+            found = self._hierarchies()
+        except OSError:
+            return set()
+        places = {found[name].own for name in CONTROLLERS.values() if name in found}
+        return places | set(found[""].upwards()) if "" in found else places
 
     def _hierarchies(self) -> dict[str, Hierarchy]:
         return hierarchies((self._proc / "cgroup").read_text(), (self._proc / "mountinfo").read_text())
@@ -308,11 +315,6 @@ class Cgroup:
     def unified(self) -> Path | None:
         """The v2 group that holds the container, if one does."""
         return next((group.directory for group in self.groups.values() if group.version == 2), None)
-
-    def remove(self) -> None:
-        """Remove the groups of a container whose processes are gone."""
-        for directory in {group.directory for group in self.groups.values()}:
-            remove(directory)
 
 
 def make_beneath(place: Path, label: str) -> Path:

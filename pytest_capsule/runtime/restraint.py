@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import CapsuleError
+from pytest_capsule.runtime.cgroups import Cgroup
 from pytest_capsule.runtime.limits import Limit, Limits, size_text
 
 if TYPE_CHECKING:
@@ -24,33 +25,38 @@ _SHARE = 10  # and at most this part of one processor's time for looking
 
 
 class Restraint:
-    """The limits of one container in force: made before any of its commands runs, ended when it is gone.
+    """The limits of one container: in force before any of its commands runs, ended when it is gone.
 
-    ``init`` is the host's id of its PID 1, ``look`` gives its memory in bytes and its number of processes, and ``kill``
-    ends them all; both are for limits that the kernel does not enforce here.
+    ``look`` gives its memory in bytes and its number of processes, and ``kill`` ends them all; both are for limits that
+    the kernel does not enforce here.
     """
 
-    def __init__(
-        self, limits: Limits, cgroups: Cgroups, *, label: str, init: int, look: Look, kill: Callable[[], object]
-    ) -> None:
+    def __init__(self, limits: Limits, cgroups: Cgroups, *, label: str, look: Look, kill: Callable[[], object]) -> None:
         self.values = limits
-        self._cgroup, refused = cgroups.enclose(init, label, limits)
         self.limits: dict[str, Limit] = {}
-        for name, value in limits.asked().items():
+        self._cgroups = cgroups
+        self._cgroup = Cgroup({})
+        self._label = label
+        self._killed_for: str | None = None
+        self._look = look
+        self._kill = kill
+        self._end = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def enforce(self, init: int) -> None:
+        """Begin; ``init`` is the host's id of the container's PID 1. ``close`` takes back what of it was done."""
+        self._cgroup, refused = self._cgroups.enclose(init, self._label, self.values)
+        for name, value in self.values.asked().items():
             if name in refused:
                 means = _bind_processors(init, value) if name == "cpus" else _MEANS[name]
                 error = refused[name]
                 self.limits[name] = Limit(value, "advisory", f"{error.filename}: {error.strerror}; {means}")
             else:
                 self.limits[name] = Limit(value, "enforced", f"cgroup {self._cgroup.groups[name].directory}")
-        self._killed_for: str | None = None
-        self._look = look
-        self._kill = kill
-        self._end = threading.Event()
-        self._watcher: threading.Thread | None = None
         if refused.keys() & {"memory", "pids"}:
-            self._watcher = threading.Thread(target=self._watch, name=f"capsule-limits-{label}", daemon=True)
-            self._watcher.start()
+            watcher = threading.Thread(target=self._watch, name=f"capsule-limits-{self._label}", daemon=True)
+            watcher.start()
+            self._watcher = watcher
 
     def message(self) -> dict[str, object]:
         """What init must know: whether it is in a group of its own, and has a memory limit, and how large the writable
@@ -116,7 +122,7 @@ class Restraint:
         """Remove the control group; ``killed_for`` stays known."""
         self.stop()
         _ = self.killed_for
-        self._cgroup.remove()
+        self._cgroups.remove(self._label)
 
 
 _MEANS = {

@@ -70,11 +70,13 @@ class Sandbox:
         """Have init put the container together, and wait for nothing."""
         message = self.spec.message()
         if limits is not None and self._cgroups is not None and limits.asked():
-            self._restraint = self._restrain(limits, self._cgroups)  # while nothing but init runs
+            self._restraint = self._restraint_to(limits, self._cgroups)
+            self._cleanup.callback(self._restraint.close)  # before there is a group: a Ctrl-C may come at any line
+            self._restraint.enforce(self.init_pid)  # while nothing but init runs
             message |= self._restraint.message()
         descriptors: list[int] = []
         with contextlib.ExitStack() as hubs:
-            hubs.callback(channel.close, descriptors)  # before there is one: a Ctrl-C may come at any line
+            hubs.callback(channel.close, descriptors)  # before there is one, likewise
             for network in self.spec.networks:
                 descriptors.append(self._supervisor.hub_namespace(network.hub))
             self._furnishing = channel.ask(self._requests, message, descriptors)
@@ -118,17 +120,14 @@ class Sandbox:
             hint=hint,
         )
 
-    def _restrain(self, limits: Limits, cgroups: Cgroups) -> Restraint:
-        restraint = Restraint(
+    def _restraint_to(self, limits: Limits, cgroups: Cgroups) -> Restraint:
+        return Restraint(
             limits,
             cgroups,
             label=self.id[:12],
-            init=self.init_pid,
             look=lambda: self._table().held(),
             kill=lambda: self._signal_all(signal.SIGKILL),
         )
-        self._cleanup.callback(restraint.close)
-        return restraint
 
     def is_gone(self) -> bool:
         """Whether init has ended, and with it everything inside."""

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_capsule.runtime.cgroups import Cgroup, Cgroups, Group, Hierarchy, configure, hierarchies, make_unified
+from pytest_capsule.runtime.cgroups import (
+    Cgroup,
+    Cgroups,
+    Group,
+    Hierarchy,
+    configure,
+    hierarchies,
+    make_unified,
+    remove,
+)
 from pytest_capsule.runtime.limits import Limits
 
 HYBRID = """\
@@ -191,11 +200,10 @@ def test_v2_says_what_is_missing_and_gives_the_rest(v2):
 def test_v2_holds_a_process_until_it_is_gone(v2):
     made, _ = make_unified(Hierarchy(2, v2.mount, v2.own), [v2.controller], "leaf")
     directory = made[v2.controller]
-    cgroup = Cgroup({"memory": Group(2, directory)})
     (directory / "cgroup.procs").write_text(str(v2.process.pid))
 
     v2.process.communicate()
-    cgroup.remove()
+    remove(directory)
 
     assert not directory.exists()
 

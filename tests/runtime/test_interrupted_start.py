@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,10 +13,11 @@ from watching import descriptors
 
 from pytest_capsule import engine as engine_module
 from pytest_capsule import wait
-from pytest_capsule.runtime import command_access, main_process, sandbox
+from pytest_capsule.runtime import cgroups, command_access, main_process, restraint, sandbox
 from pytest_capsule.runtime import container as container_module
 
-FILES = {module.__file__ for module in (engine_module, container_module, main_process, command_access, sandbox)}
+STARTING = (engine_module, container_module, main_process, command_access, sandbox, restraint, cgroups)
+FILES = {module.__file__ for module in STARTING}
 READY = 4  # blank containers, those that were ordered for the next test and the next RUN
 
 
@@ -56,6 +59,11 @@ def inits(engine):
     return [child for child in supervisor.children() if child.name() == "init"]
 
 
+def groups():
+    """The control groups that this process has made for containers, in any hierarchy."""
+    return {path for path in Path("/sys/fs/cgroup").rglob(f"pytest-capsule-*-{os.getpid()}-*") if path.is_dir()}
+
+
 def namespaces():
     """The network namespaces that this process has descriptors of."""
     return [link for link in descriptors().values() if link.startswith("net:")]
@@ -79,6 +87,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
         start = {"image": "capsule/host", "command": ["sh", "-c", "echo ready; sleep 1000"], **options}
         engine.run(**start).close()
         before = len(namespaces())
+        groups_before = groups()
         others = set(engine._open)
         number, interrupted = 0, True
         while interrupted:
@@ -95,3 +104,4 @@ def test_a_start_that_is_interrupted_leaves_nothing(engine, eventually, options)
                 assert eventually(lambda: len(inits(engine)) <= READY + len(others)), where
     assert number > 50
     assert len(namespaces()) <= before
+    assert groups() == groups_before

@@ -23,9 +23,9 @@ FORKS = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); sleep 1000 & done; wait"
 def refused():
     """For each limit that no group can hold a process to here, why."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        cgroup, failures = Cgroups().enclose(process.pid, "tests", Limits(memory=1 << 26, cpus=0.5, pids=9))
+        _, failures = Cgroups().enclose(process.pid, "tests", Limits(memory=1 << 26, cpus=0.5, pids=9))
         process.communicate()
-        cgroup.remove()
+        Cgroups().remove("tests")
     return failures
 
 
