@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
 import leftovers
 import pytest
 
+import pytest_capsule
+
 # An inner pytest in this process forgets the modules that it was the first to import; a class imported twice is two
 # classes, so everything is imported here, before.
-import pytest_capsule.factories
-import pytest_capsule.session
-import pytest_capsule.wait  # noqa: F401
+for module in pkgutil.walk_packages(pytest_capsule.__path__, "pytest_capsule."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")
