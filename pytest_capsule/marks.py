@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_capsule.errors import BuildError, CapsuleError, UnsupportedHost, UsageError
 from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pytest
-
 MARK = "container"
+_SPECS = pytest.StashKey[dict[int, tuple[pytest.Mark, ContainerSpec]]]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,20 @@ def read_marks(item: pytest.Item) -> list[Marked]:
         for position, mark in enumerate(marks if _is_listed(node) else reversed(marks)):
             where = Place(item, node, position, len(marks))  # type: ignore[arg-type]
             try:
-                found.append(Marked(ContainerSpec.of(*mark.args, **mark.kwargs), where))
+                found.append(Marked(_spec_of(mark, item.config), where))
             except CapsuleError as error:
                 raise placed(error, where) from None
     if len(found) > 1:
         _check_names(found)
     return found
+
+
+def _spec_of(mark: pytest.Mark, config: pytest.Config) -> ContainerSpec:
+    """What a marker asks for; read once for all tests that share it, such as those of one parametrized function."""
+    known = config.stash.setdefault(_SPECS, {})
+    if id(mark) not in known:  # which cannot be hashed, and stays alive with its spec
+        known[id(mark)] = mark, ContainerSpec.of(*mark.args, **mark.kwargs)
+    return known[id(mark)][1]
 
 
 def _is_listed(node: object) -> bool:
@@ -88,9 +97,7 @@ def explaining(where: Place | str, config: pytest.Config) -> Iterator[None]:
 
     On a host that cannot run containers the setting ``capsule_unsupported`` decides whether the test fails or skips.
     """
-    import pytest
-
-    from pytest_capsule.settings import SETTINGS  # which imports pytest
+    from pytest_capsule.settings import SETTINGS
 
     try:
         yield

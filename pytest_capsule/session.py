@@ -110,6 +110,7 @@ class CapsuleSession:
         self._locks: dict[object, threading.Lock] = {}
         self._images: dict[object, Image | BuildError] = {}
         self._renewed: set[object] = set()
+        self._found: tuple[ContainerSpec, Image, ContainerSpec] | None = None
         self._ahead: Ahead | None = None
         self._ending: list[Container] = []
         self._stranded: list[Container] = []
@@ -310,7 +311,11 @@ class CapsuleSession:
                 container.close()
 
     def _of_image(self, spec: ContainerSpec, folders: Sequence[Path]) -> ContainerSpec:
-        return spec.with_changes(image=self.image(spec, folders))
+        """The spec with its image for what names one; the same object for the next of the tests that share a marker."""
+        image = self.image(spec, folders)
+        if self._found is None or self._found[0] is not spec or self._found[1] != image:
+            self._found = spec, image, spec.with_changes(image=image)
+        return self._found[2]
 
 
 def build_of(spec: ContainerSpec) -> Build:

@@ -57,6 +57,7 @@ class Stacking:
         self._worker = worker
         self._lock = threading.Lock()
         self._known: Overlays | None = None
+        self._in_memory: dict[Tree, tuple[Overlay, ...]] = {}
 
     def overlays(self) -> Overlays:
         """What this host can do, tried now if it was not since it has booted."""
@@ -90,7 +91,9 @@ class Stacking:
         """For a container that runs something; what it needs on disk is removed by ``undo``."""
         found = self.overlays()
         if found.in_memory:
-            return self._stacked(tree, self._store.blank, None)
+            if tree not in self._in_memory:  # a layer never changes, so neither does what is found of it
+                self._in_memory[tree] = self._stacked(tree, self._store.blank, None)
+            return self._in_memory[tree]
         scratch = undo.enter_context(self._store.scratch())
         return self._stacked(tree, self._store.blank, scratch, copied=not found.on_disk)
 
