@@ -171,9 +171,9 @@ class Engine:
         """Build an image from a Dockerfile, a step from the cache where nothing that it takes has changed.
 
         ``context`` is the folder that COPY takes from; ``dockerfile`` is relative to it. ``tag`` is the image's name,
-        ``target`` the stage to stop at, ``build_args`` are values for ARG, and with ``no_cache`` every step runs.
-        ``secrets`` are for
-        ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is the value itself, a ``Path`` a file that holds it.
+        ``target`` the stage to stop at, ``build_args`` are values for ARG, and with ``no_cache`` every step runs, and
+        its cache mounts begin anew. ``secrets`` are for ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is
+        the value itself, a ``Path`` a file that holds it.
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
         ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``pull`` asks the
         registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.

@@ -34,6 +34,7 @@ from pytest_capsule.errors import CapsuleError, DockerfileError
 from pytest_capsule.oci.config import ImageConfig
 from pytest_capsule.oci.platform import Platform
 from pytest_capsule.store.builtin import DEFAULT_PATH, scratch_config
+from pytest_capsule.store.caches import Caches
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
@@ -90,6 +91,7 @@ def build(
             escape=dockerfile.escape,
             find_tree=stages.tree_of,
             reasons=reasons,
+            caches=Caches(store.root / "caches", anew=wanted.no_cache),
             secrets=wanted.secrets,
             agents=wanted.agents,
             epoch=Epoch.of(wanted.build_args, arguments),

@@ -18,7 +18,6 @@ from pytest_capsule.build.execution import StepFailed, root_key, step_key
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.parts import ContextFiles, Part, Piece, TreeFiles
 from pytest_capsule.build.secrets import DEFAULT_AGENT, read_secret
-from pytest_capsule.store.caches import Caches
 from pytest_capsule.store.image import Layer, Tree
 
 if TYPE_CHECKING:
@@ -75,8 +74,7 @@ class Ready:
     def cache(self, name: str, sharing: str) -> Path:
         """The folder of a cache, the same one for all mounts of this step."""
         if name not in self._lent:
-            caches = Caches(self.around.store.root / "caches")
-            self._lent[name] = self.held.enter_context(caches.lend(name, sharing))
+            self._lent[name] = self.held.enter_context(self.around.caches.lend(name, sharing, self.scratch))
         return self._lent[name]
 
     def placed(self, part: Part) -> Path:

@@ -29,6 +29,7 @@ from pytest_capsule.dockerfile import instructions as ins
 from pytest_capsule.dockerfile.text import quote_all
 from pytest_capsule.dockerfile.words import Expander
 from pytest_capsule.oci.config import History, ImageConfig
+from pytest_capsule.store.caches import Caches
 from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
@@ -52,6 +53,7 @@ class Surroundings:
     find_tree: Callable[[str, ins.Instruction], Tree]
     """The tree that ``COPY --from`` names."""
     reasons: Reasons
+    caches: Caches
     secrets: Mapping[str, Secret]
     agents: Mapping[str, str]
     """The sockets of SSH agents by id."""

@@ -46,7 +46,9 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG; repeatable"
     )
-    parser.add_argument("--no-cache", action="store_true", help="run every step, whatever the cache has")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="run every step, whatever the cache has, its cache mounts begun anew"
+    )
     parser.add_argument(
         "--cache-from",
         action="append",

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING
 
 from pytest_capsule.errors import StoreError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST = 1000  # folders of one private cache
+_RETIRED = "retired"  # beside what a cache holds: whoever uses the folder goes on, and nobody else begins to
 
 
 class Caches:
@@ -24,32 +26,60 @@ class Caches:
     ``filelock``, which knows no lock that several hold.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, anew: bool = False) -> None:
+        """With ``anew``, each cache begins anew when it is first lent, as all of a build without cache do."""
         self._root = root
+        self._anew = anew
+        self._begun: set[str] = set()
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def lend(self, name: str, sharing: str) -> Iterator[Path]:
-        """A folder of the cache ``name``, to be used until the block ends.
+    def lend(self, name: str, sharing: str, trash: Path) -> Iterator[Path]:
+        """A folder of the cache ``name``, to be used until the block ends; ``trash`` gets what nobody is to use again.
 
         ``sharing`` is BuildKit's (``solver/llbsolver/mounts``): ``locked`` waits until nobody else uses the cache,
         ``shared`` takes what others share, and ``private`` one that nobody uses; both make one more rather than wait.
         """
+        with self._lock:
+            if self._anew and name not in self._begun:
+                self._begun.add(name)
+                self._retire(name, trash)
         operation = fcntl.LOCK_SH if sharing == "shared" else fcntl.LOCK_EX
-        for number in range(_MOST):
-            folder = self._root / name / str(number)
+        for folder in self._candidates(name, trash):
             held = _lock(folder, operation if sharing == "locked" else operation | fcntl.LOCK_NB)
-            if held is not None:
-                try:
+            if held is None:
+                continue
+            try:
+                if not _is_retired(folder):  # it may have been while its lock was waited for
                     os.utime(held)  # when it was last lent is what decides about its end
                     yield folder
-                finally:
-                    os.close(held)
-                return
+                    return
+            finally:
+                os.close(held)
         raise StoreError(f"{_MOST} steps use the cache {name} at once", path=str(self._root / name))
+
+    def _candidates(self, name: str, trash: Path) -> Iterator[Path]:
+        """Folders to try: those that are there, so that what one of them holds is found again, and then new ones."""
+        there = sorted((self._root / name).glob("*"), key=lambda folder: int(folder.name))
+        used = [folder for folder in there if not (_is_retired(folder) and remove(folder, trash))]
+        yield from (folder for folder in used if not _is_retired(folder))
+        new = (self._root / name / str(number) for number in range(_MOST))
+        yield from (folder for folder in new if folder not in used)
+
+    def _retire(self, name: str, trash: Path) -> None:
+        """Let a cache begin anew for all who are lent it from now on (``PruneCacheMounts`` of BuildKit's worker)."""
+        for folder in self._root.glob(f"{name}/*"):
+            with contextlib.suppress(FileNotFoundError):  # somebody else has taken it away
+                if not remove(folder, trash):
+                    (folder / _RETIRED).touch()
 
     def folders(self) -> list[Path]:
         """Those of all caches; each was changed when it was last lent."""
         return sorted(self._root.glob("*/*"))
+
+
+def _is_retired(folder: Path) -> bool:
+    return (folder / _RETIRED).exists()
 
 
 def is_lent(folder: Path) -> bool:

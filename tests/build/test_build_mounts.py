@@ -130,6 +130,36 @@ def test_a_cache_stays_from_build_to_build_and_never_in_a_layer(project):
     assert project.kinds() == ["cached"], "what a cache holds is no part of a key"
 
 
+def test_without_cache_a_cache_too_begins_anew_once_in_the_build(project):
+    mount = "--mount=type=cache,target=/var/cache/anew"
+    text = HOST + "ARG N\n" + 2 * f"RUN {mount} echo $N >> /var/cache/anew/log; cat /var/cache/anew/log\n"
+    project.build(text, build_args={"N": "one"})
+    assert project.output() == "one\none\none\n"
+    project.build(text, build_args={"N": "two"}, no_cache=True)
+    assert project.output() == "two\ntwo\ntwo\n"
+    project.build(text, build_args={"N": "three"})
+    assert project.output().splitlines()[:3] == ["two", "two", "three"]
+
+
+def test_who_uses_a_cache_goes_on_when_a_build_without_cache_takes_another(project):
+    text = f"{HOST}ARG N\nRUN --mount=type=cache,id={project.root}busy,target=/c echo $N >> /c/log; cat /c/log\n"
+    project.build(text, build_args={"N": "one"})
+    caches = Path(project.engine._store.root, "caches")
+    (log,) = (path for path in caches.glob("*/0/fs/tree/log") if path.read_text() == "one\n")
+    with subprocess.Popen(["flock", "--shared", str(log.parents[2]), "cat"], stdin=subprocess.PIPE) as user:
+        while subprocess.run(["flock", "--nonblock", str(log.parents[2]), "true"]).returncode == 0:
+            assert user.poll() is None
+        project.build(text, build_args={"N": "two"}, no_cache=True)
+        assert project.output() == "two\n"
+        project.build(text, build_args={"N": "three"})
+        assert project.output() == "two\nthree\n"
+        assert log.read_text() == "one\n"
+        user.communicate()
+    project.build(text, build_args={"N": "four"})
+    assert project.output() == "two\nthree\nfour\n"
+    assert not log.exists(), "what nobody uses any more is gone"
+
+
 def test_caches_are_told_apart_by_id_and_beginning(project):
     project.write("seed/file", "seed")
     project.build(
