@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _SCP = re.compile(r"(?P<host>[\w-]+@[\w.-]+):(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?")
 _PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256 = 64  # digits
 _LEND_AN_AGENT = "give the build an agent that has the key: build(ssh=['default']), or --ssh default"
 _KEYS = ("ref", "tag", "branch", "subdir", "checksum", "commit", "keep-git-dir", "submodules")
 
@@ -89,7 +90,8 @@ class GitReference:
         checksum = one.get("checksum") or one.get("commit", "")
         return replace(
             self,
-            ref=_only("ref", refs) or checksum,
+            # A commit's first digits are nothing to ask a server for: they say what the default branch has to be.
+            ref=_only("ref", refs) or (checksum if _COMMIT.fullmatch(checksum) else ""),
             subdir=_only("subdir", [self.subdir, one.get("subdir", "")]),
             checksum=checksum,
             keep_git_dir=parse_bool("keep-git-dir", one["keep-git-dir"] or "true") if "keep-git-dir" in one else None,
@@ -148,27 +150,33 @@ class Repository:
 
     def _find_commit(self) -> str:
         wanted = self._reference
-        if _COMMIT.fullmatch(wanted.ref):
-            commit = wanted.ref
-        else:
-            name = wanted.ref or "HEAD"
-            listed = self._git("ls-remote", "--", wanted.remote, name, f"{name}^{{}}")
-            commits = {ref: commit for commit, _, ref in (line.partition("\t") for line in listed.splitlines())}
-            bare = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
-            order = [f"refs/heads/{bare}", f"refs/tags/{bare}^{{}}", f"refs/tags/{bare}", f"{name}^{{}}", name]
-            if name.startswith("refs/tags/"):
-                del order[0]
-            commit = next((commits[ref] for ref in order if ref in commits), "")
-            if not commit:
-                raise self._failed(f"there is no branch, tag or commit {name}")
-        if not commit.startswith(wanted.checksum):
-            raise self._failed(f"expected checksum to match {wanted.checksum}, got {commit}")
+        commit, *tag = [wanted.ref] if _COMMIT.fullmatch(wanted.ref) else self._named(wanted.ref or "HEAD")
+        if not any(digest.startswith(wanted.checksum) for digest in (commit, *tag)):
+            got = " or ".join((commit, *tag))
+            raise self._failed(f"expected checksum to match {wanted.checksum}, got {got}")
         return commit
+
+    def _named(self, name: str) -> list[str]:
+        """The commit that a name stands for in the repository, and the object of the tag, where that is annotated.
+
+        A name is looked for as ``git checkout`` does (``source/git``): right below ``refs/``, which ``pull/7/head``
+        needs, then among the branches, then among the tags.
+        """
+        listed = self._git("ls-remote", "--", self._reference.remote, name, f"{name}^{{}}")
+        digests = {ref: digest for digest, _, ref in (line.partition("\t") for line in listed.splitlines())}
+        for folder in ("refs/", "refs/heads/", "refs/tags/"):
+            ref = folder + name.removeprefix(folder)
+            if ref in digests:
+                return [digests[place] for place in (f"{ref}^{{}}", ref) if place in digests]
+        if name in digests:  # HEAD lies in no folder
+            return [digests[name]]
+        raise self._failed(f"there is no branch, tag or commit {name}")
 
     def _check_out(self, folder: Path) -> Path:
         """Fetch that one commit into a new repository and check it out, its submodules too."""
         wanted = self._reference
-        self._git("init", "--quiet", folder=folder)
+        kind = ("--object-format=sha256",) if len(self._commit) == _SHA256 else ()
+        self._git("init", "--quiet", *kind, folder=folder)
         self._git("remote", "add", "origin", wanted.remote, folder=folder)
         try:
             self._git("fetch", "--quiet", "--depth=1", "--no-tags", "origin", self._commit, folder=folder)
@@ -176,7 +184,11 @@ class Repository:
             self._git("fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*", folder=folder)
         self._git("-c", "advice.detachedHead=false", "checkout", "--quiet", self._commit, folder=folder)
         if wanted.submodules:
-            self._git("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", folder=folder)
+            update = ("submodule", "--quiet", "update", "--init", "--recursive")
+            try:
+                self._git(*update, "--depth=1", folder=folder)
+            except StepFailed:  # as above
+                self._git(*update, folder=folder)
         if not wanted.keep_git_dir:
             shutil.rmtree(folder / ".git")
             for path in folder.rglob(".git"):  # of submodules, a file that leads there

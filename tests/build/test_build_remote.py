@@ -209,6 +209,14 @@ def git(folder, *words):
     return done.stdout.strip()
 
 
+def make_bare(root):
+    """What a server has of a repository, to be served as files."""
+    for folder in (root / ".git").iterdir():
+        shutil.move(folder, root / folder.name)
+    git(root, "config", "core.bare", "true")
+    git(root, "update-server-info")
+
+
 @pytest.fixture
 def repository(tmp_path):
     """A repository with a tag, two branches and a folder, served as files over http: its folder and its URL."""
@@ -228,10 +236,8 @@ def repository(tmp_path):
     git(root, "switch", "--quiet", "main")
     (root / "run").write_text("second")
     git(root, "commit", "--quiet", "--all", "--message=second")
-    for folder in (root / ".git").iterdir():  # what a server has is a bare repository
-        shutil.move(folder, root / folder.name)
-    git(root, "config", "core.bare", "true")
-    git(root, "update-server-info")
+    git(root, "update-ref", "refs/pull/7/head", "side")
+    make_bare(root)
     handler = functools.partial(_Quiet, directory=str(root.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -255,6 +261,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         ("#v1", "first"),
         ("#side", "side"),
         ("#refs/heads/side", "side"),
+        ("#heads/side", "side"),
+        ("#tags/v1", "first"),
+        ("#pull/7/head", "side"),
         ("?branch=side", "side"),
         ("?tag=v1", "first"),
     ],
@@ -280,6 +289,50 @@ def test_a_commit_a_folder_and_the_history(project, repository):
         assert container.listdir("/docs") == ["page"]
         assert ".git" in container.listdir("/kept")
         assert container.listdir("/checked") == ["run"]
+
+
+def test_a_checksum_is_of_a_commit_or_of_the_tag_that_names_it(project, repository):
+    root, url = repository
+    for name in ("v1^{commit}", "v1^{tag}"):
+        text = f"FROM scratch\nADD --checksum={git(root, 'rev-parse', name)} {url}#v1 /\n"
+        with project.files(project.build(text)) as container:
+            assert container.read_text("/run") == "first"
+
+
+def test_the_first_digits_of_a_commit_say_what_the_default_branch_has_to_be(project, repository):
+    root, url = repository
+    main, side = (git(root, "rev-parse", name)[:8] for name in ("main", "side"))
+    with project.files(project.build(f"FROM scratch\nADD {url}?commit={main} /\n")) as container:
+        assert container.read_text("/run") == "second"
+    with pytest.raises(BuildError, match=f"expected checksum to match {side}, got {main}"):
+        project.build(f"FROM scratch\nADD {url}?commit={side} /\n")
+
+
+def test_a_repository_with_submodules_on_a_server_that_only_has_files(project, repository):
+    root, url = repository
+    whole = root.parent / "whole.git"
+    whole.mkdir()
+    git(whole, "init", "--quiet", "--initial-branch=main")
+    git(whole, "submodule", "--quiet", "add", url, "part")
+    git(whole, "commit", "--quiet", "--message=whole")
+    make_bare(whole)
+    text = f"FROM scratch\nADD {url.replace('name.git', 'whole.git')} /\n"
+    with project.files(project.build(text)) as container:
+        assert container.read_text("/part/run") == "second"
+
+
+def test_a_repository_whose_objects_are_named_by_sha256(project, repository):
+    root, url = repository
+    new = root.parent / "new.git"
+    new.mkdir()
+    git(new, "init", "--quiet", "--initial-branch=main", "--object-format=sha256")
+    (new / "file").write_text("new")
+    git(new, "add", "--all")
+    git(new, "commit", "--quiet", "--message=new")
+    make_bare(new)
+    text = f"FROM scratch\nADD --checksum={git(new, 'rev-parse', 'main')} {url.replace('name.git', 'new.git')} /\n"
+    with project.files(project.build(text)) as container:
+        assert container.read_text("/file") == "new"
 
 
 def test_the_key_takes_the_commit(project, repository):
@@ -380,7 +433,8 @@ REMOTE = "https://example.org/a/b.git"
         (f"{REMOTE}?ref=v1&subdir=d", GitReference(REMOTE, "v1", "d")),
         (f"{REMOTE}?tag=v1", GitReference(REMOTE, "refs/tags/v1")),
         (f"{REMOTE}?branch=x&keep-git-dir=1", GitReference(REMOTE, "refs/heads/x", keep_git_dir=True)),
-        (f"{REMOTE}?commit=abcdef0", GitReference(REMOTE, "abcdef0", checksum="abcdef0")),
+        (f"{REMOTE}?commit=abcdef0", GitReference(REMOTE, checksum="abcdef0")),
+        (f"{REMOTE}?commit={'ab' * 20}", GitReference(REMOTE, "ab" * 20, checksum="ab" * 20)),
         (f"{REMOTE}?submodules=false", GitReference(REMOTE, submodules=False)),
         ("git@example.org:a/b#main", GitReference("git@example.org:a/b", "main")),
         ("ssh://git@example.org/a/b", GitReference("ssh://git@example.org/a/b")),
