@@ -85,9 +85,12 @@ def platform_arguments(target: Platform) -> dict[str, str]:
 
 
 def global_arguments(dockerfile: Dockerfile, request: Request) -> dict[str, str]:
-    """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM."""
-    last = dockerfile.stages[-1].name if dockerfile.stages else ""
-    values = {**platform_arguments(request.platform), "TARGETSTAGE": request.target or last or "default"}
+    """What FROM may use and an ARG without a value inherits: platforms, and the ARGs before the first FROM.
+
+    A build argument goes before what is predefined, without an ARG too.
+    """
+    predefined = dockerfile.predefined(platform_arguments(request.platform), request.target)
+    values = {name: request.build_args.get(name, value) for name, value in predefined.items()}
     for arg in dockerfile.meta_args:
         resolved = arg.resolve(Expander(values, escape=dockerfile.escape), request.build_args)
         values.update({name: value for name, value in resolved if value is not None})

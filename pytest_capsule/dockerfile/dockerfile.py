@@ -91,6 +91,11 @@ class Dockerfile:
         hint = did_you_mean(name, names) or (f"its stages: {', '.join(names)}" if names else "no stage has a name")
         raise self.stages[-1].from_.origin.error(f"target stage {quote(name)} could not be found", hint=hint)
 
+    def predefined(self, platforms: Mapping[str, str], target: str | None = None) -> dict[str, str]:
+        """The arguments that FROM knows without an ARG: those of ``platforms``, and what ``TARGETSTAGE`` is."""
+        last = self.stages[-1].name if self.stages else None
+        return {**platforms, "TARGETSTAGE": target or last or "default"}
+
 
 def parse(source: bytes | str, path: str = "Dockerfile") -> Dockerfile:
     """Parse a Dockerfile; ``path`` is its name in errors. Raise ``DockerfileError`` for all that BuildKit refuses.

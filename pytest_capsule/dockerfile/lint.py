@@ -255,6 +255,7 @@ class _Checker:
         self._patterns = ignore.patterns if ignore else ()
         self._ignore = ignore
         self._platforms = platforms
+        self._predefined = dockerfile.predefined(platforms)
         self._globals = self._global_arguments(build_args)
         self._states: dict[int, _State] = {}
 
@@ -267,7 +268,7 @@ class _Checker:
             self._visit(stage)
 
     def _global_arguments(self, build_args: Mapping[str, str]) -> dict[str, str]:
-        values = dict(self._platforms)
+        values = {name: build_args.get(name, value) for name, value in self._predefined.items()}
         for arg in self._dockerfile.meta_args:
             resolved = arg.resolve(self._expander(values), build_args)
             values.update({name: value for name, value in resolved if value is not None})

@@ -91,6 +91,16 @@ def test_platform_arguments(project):
     assert image.config.config.labels == {"o": "linux", "a": machine, "p": f"linux/{machine}"}
 
 
+def test_a_build_argument_goes_before_what_is_predefined(project):
+    text = (
+        "FROM scratch AS for-linux\nFROM scratch AS for-plan9\nLABEL stage=plan9\n"
+        "FROM for-${TARGETOS}\nARG TARGETOS\nLABEL os=$TARGETOS\n"
+    )
+    image = project.build(text, build_args={"TARGETOS": "plan9"})
+    assert image.config.config.labels == {"stage": "plan9", "os": "plan9"}
+    assert project.build().config.config.labels == {"os": "linux"}
+
+
 def test_an_image_for_another_platform(project):
     """BuildKit's rules: TARGET* tell of the build, FROM --platform of its stage, and a stage begins as its base is."""
     text = (

@@ -8,6 +8,7 @@ from pytest_capsule.dockerfile.rules import DESCRIPTIONS, CheckOptions, LintWarn
 from pytest_capsule.errors import DockerfileError
 
 PLATFORMS = {"TARGETPLATFORM": "linux/amd64", "BUILDPLATFORM": "linux/amd64", "TARGETOS": "linux"}
+PLAN9 = {"TARGETOS": "plan9"}
 ALPINE = {"alpine": BaseImage({"PATH": "/bin"}, platform="linux/amd64")}
 
 
@@ -19,6 +20,12 @@ def found(text, **options):
 
 def rules(text, **options):
     return [(rule, line) for rule, line, _ in found(text, **options)]
+
+
+def test_what_from_knows_without_an_argument():
+    assert rules("FROM alpine AS on-linux\nFROM on-$TARGETOS\n") == []
+    assert rules("FROM alpine AS on-linux\nFROM alpine AS on-plan9\nFROM on-$TARGETOS\n", build_args=PLAN9) == []
+    assert rules("FROM alpine AS on-default\nFROM on-$TARGETSTAGE\n") == []
 
 
 @pytest.mark.parametrize(
