@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from pytest_capsule.errors import BuildError, CapsuleError, UnsupportedHost, UsageError
 from pytest_capsule.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pytest
+
 MARK = "container"
-_SPECS = pytest.StashKey[dict[int, tuple[pytest.Mark, ContainerSpec]]]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,9 @@ def read_marks(item: pytest.Item) -> list[Marked]:
 
 def _spec_of(mark: pytest.Mark, config: pytest.Config) -> ContainerSpec:
     """What a marker asks for; read once for all tests that share it, such as those of one parametrized function."""
-    known = config.stash.setdefault(_SPECS, {})
+    from pytest_capsule.settings import SPECS  # which imports pytest
+
+    known = config.stash.setdefault(SPECS, {})
     if id(mark) not in known:  # which cannot be hashed, and stays alive with its spec
         known[id(mark)] = mark, ContainerSpec.of(*mark.args, **mark.kwargs)
     return known[id(mark)][1]
@@ -97,7 +98,9 @@ def explaining(where: Place | str, config: pytest.Config) -> Iterator[None]:
 
     On a host that cannot run containers the setting ``capsule_unsupported`` decides whether the test fails or skips.
     """
-    from pytest_capsule.settings import SETTINGS
+    import pytest
+
+    from pytest_capsule.settings import SETTINGS  # which imports pytest
 
     try:
         yield

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_capsule.spec import ContainerSpec
+
     Read = Callable[[str], object]
 
 LINE, INI, ENVIRONMENT = "command line", "ini", "environment"
@@ -40,6 +42,8 @@ class Settings:
 
 SETTINGS = pytest.StashKey[Settings]()
 """Where a pytest run has them."""
+SPECS: pytest.StashKey[dict[int, tuple[pytest.Mark, ContainerSpec]]] = pytest.StashKey()
+"""What its markers ask for, by their ids."""
 LENDER = "capsule_lender"
 """Where a worker of pytest-xdist finds in its ``workerinput`` whom to ask for containers that all of them share."""
 

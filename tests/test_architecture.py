@@ -56,7 +56,7 @@ BELOW_ENGINE = set(FLOORS)
 FLOORS |= {
     "engine": BELOW_ENGINE | {"check"},
     "check": BELOW_ENGINE | {"engine"},
-    "settings": {"registry", "runtime"},
+    "settings": {"registry", "runtime", "spec"},
     "summary": set(),
     "termination": set(),
     "marks": {"errors", "settings", "spec"},
