@@ -162,6 +162,7 @@ class Engine:
         secrets: Mapping[str, Secret] | None = None,
         ssh: Sequence[str] = (),
         platform: str | None = None,
+        build_contexts: Mapping[str, str | os.PathLike[str]] | None = None,
         no_cache: bool = False,
         pull: bool = False,
         cache_from: str | Sequence[str] = (),
@@ -175,7 +176,9 @@ class Engine:
         its cache mounts begin anew. ``secrets`` are for ``RUN --mount=type=secret``, by id: a ``str`` or ``bytes`` is
         the value itself, a ``Path`` a file that holds it.
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
-        ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``pull`` asks the
+        ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``build_contexts``
+        stand for the stages and images of their names: a folder, ``docker-image://REFERENCE`` or
+        ``oci-layout://FOLDER[:TAG]``. ``pull`` asks the
         registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
         ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
 
@@ -198,6 +201,7 @@ class Engine:
             secrets=secrets,
             ssh=ssh,
             platform=platform,
+            contexts=build_contexts,
         )
         tell = progress or _tell_nobody
         with self._store.claims.working(), self._shared_cache(cache_from, cache_to, tell) as sharing:
@@ -553,6 +557,8 @@ class Engine:
         """The image of a spec: built, or found."""
         if spec.build is None:
             return self.image(spec.image)
+        from pytest_capsule.build.named import is_folder
+
         wanted = spec.build if isinstance(spec.build, Build) else Build(spec.build)
         return self.build(
             find_path(wanted.context, folders),
@@ -562,6 +568,10 @@ class Engine:
             build_args={**wanted.build_args, **spec.build_args},
             secrets=wanted.secrets,
             ssh=wanted.ssh,
+            build_contexts={
+                name: find_path(value, folders) if is_folder(value) else value
+                for name, value in wanted.build_contexts.items()
+            },
             no_cache=no_cache or wanted.no_cache,
             cache_from=wanted.cache_from,
             cache_to=wanted.cache_to,

@@ -330,6 +330,7 @@ def image_key(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[object, ...
     build = build_of(spec)
     return (
         *(str(part) for part in (build.context, build.dockerfile, build.target, build.tag, *folders, spec.target)),
+        *sorted((name, str(value)) for name, value in build.build_contexts.items()),
         *sorted(build.build_args.items()),
         *sorted(spec.build_args.items()),
     )

@@ -19,9 +19,9 @@ class Build:
     """An image to be built.
 
     ``context`` is the folder that COPY takes from, ``dockerfile`` a path beneath it or an absolute one (default: the
-    context's ``Dockerfile``), ``target`` the stage to stop at, ``secrets`` and ``ssh`` as of ``Engine.build``,
-    ``tag`` the name to give it, ``cache_from`` and ``cache_to`` where steps are shared with other machines
-    (``Engine.build``).
+    context's ``Dockerfile``), ``target`` the stage to stop at, ``secrets`` and ``ssh`` as of ``Engine.build``, as are
+    ``build_contexts``, whose folders are looked for where ``context`` is; ``tag`` the name to give it, ``cache_from``
+    and ``cache_to`` where steps are shared with other machines (``Engine.build``).
     """
 
     context: str | os.PathLike[str]
@@ -30,6 +30,7 @@ class Build:
     build_args: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str | bytes | os.PathLike[str]] = field(default_factory=dict)
     ssh: Sequence[str] = ()
+    build_contexts: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict)
     no_cache: bool = False
     tag: str | None = None
     cache_from: str | Sequence[str] = ()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pytest_capsule.build.checks import check_plan
@@ -21,9 +22,10 @@ from pytest_capsule.build.execution import Execution, Sharing, root_key
 from pytest_capsule.build.failure import Remains
 from pytest_capsule.build.folders import HostFolder
 from pytest_capsule.build.labels import Label, Numbering, internal
+from pytest_capsule.build.named import context_named
 from pytest_capsule.build.plan import Plan, PlannedStage, Wanted, global_arguments, make_plan, not_found
 from pytest_capsule.build.reasons import Reasons
-from pytest_capsule.build.request import Request
+from pytest_capsule.build.request import IGNORED, Request
 from pytest_capsule.build.schedule import Canceled, Schedule
 from pytest_capsule.build.stage import Stage, Surroundings
 from pytest_capsule.build.steps import Workshop
@@ -75,17 +77,18 @@ def build(
     if listened or check_options(dockerfile.check, wanted.build_args).error:
         _check(wanted, plan, rules, tell)
     with (
-        _remembered_context(wanted, rules, store) as context,
+        _contexts(wanted, rules, store) as (context, named),
         contextlib.closing(Reasons(store, str(wanted.dockerfile), no_cache=wanted.no_cache)) as reasons,
         Remains.of(wanted).kept(store),
         Errands() as errands,
     ):
-        stages = Stages(dockerfile, plan, wanted.platform)
+        stages = Stages(dockerfile, plan, wanted)
         around = Surroundings(
             store=store,
             workshop=workshop,
             execution=Execution(store, schedule.tell, canceled, sharing, errands, no_cache=wanted.no_cache),
             context=context,
+            named_context=partial(context_named, named),
             build_args=wanted.build_args,
             global_args=arguments,
             escape=dockerfile.escape,
@@ -106,10 +109,23 @@ def build(
 
 
 @contextlib.contextmanager
-def _remembered_context(wanted: Request, rules: IgnoreRules | None, store: Store) -> Iterator[Context]:
-    """The build context, with the digests of its files from last time; those of this time are kept in the end."""
-    name = "context-" + hashlib.sha256(os.fsencode(wanted.context) + b"\0" + os.fsencode(wanted.dockerfile)).hexdigest()
-    context = Context(HostFolder(str(wanted.context)), rules, memory=store.memory(name))
+def _contexts(wanted: Request, rules: IgnoreRules | None, store: Store) -> Iterator[tuple[Context, dict[str, Context]]]:
+    """The build context, and those folders that have a name."""
+    with contextlib.ExitStack() as kept:
+        named = {}
+        for name, folder in wanted.contexts.items():
+            if isinstance(folder, Path):
+                file = folder / IGNORED
+                own = IgnoreRules.parse(file.read_bytes(), path=str(file)) if file.is_file() else None
+                named[name] = kept.enter_context(_remembered(folder, name, own, store))
+        yield kept.enter_context(_remembered(wanted.context, wanted.dockerfile, rules, store)), named
+
+
+@contextlib.contextmanager
+def _remembered(folder: Path, use: Path | str, rules: IgnoreRules | None, store: Store) -> Iterator[Context]:
+    """A context, with the digests of its files from last time; those of this time are kept in the end."""
+    name = "context-" + hashlib.sha256(os.fsencode(folder) + b"\0" + os.fsencode(use)).hexdigest()
+    context = Context(HostFolder(str(folder)), rules, memory=store.memory(name))
     yield context
     if context.changed:
         store.remember(name, context.memory)
@@ -184,9 +200,9 @@ def _find_all(
 class Stages:
     """The stages of one build, each there once it is built."""
 
-    def __init__(self, dockerfile: Dockerfile, plan: Plan, platform: Platform) -> None:
+    def __init__(self, dockerfile: Dockerfile, plan: Plan, wanted: Request) -> None:
         self._dockerfile = dockerfile
-        self._platform = platform
+        self._wanted = wanted
         self._plan = plan
         self._built: dict[int, Stage] = {}
 
@@ -229,5 +245,8 @@ class Stages:
 
     def tree_of(self, reference: str, instruction: ins.Instruction) -> Tree:
         """The files that ``from`` of an instruction means: those of a stage, or of an image."""
-        stage = self._dockerfile.find_stage(reference)
-        return self._plan.images[Wanted(reference, self._platform)].tree if stage is None else self[stage.index].tree
+        context = context_named(self._wanted.contexts, reference)
+        stage = self._dockerfile.find_stage(reference) if context is None else None
+        if stage is not None:
+            return self[stage.index].tree
+        return self._plan.images[Wanted(str(context or reference), self._wanted.platform)].tree

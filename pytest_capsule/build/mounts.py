@@ -125,8 +125,9 @@ class _Run:
                     f"--mount: {path}: {error.strerror} in {place}", hint="source= is a path from its root"
                 ) from None
 
-        if not mount.from_:
-            return ContextFiles.of(self.around.context, find(self.around.context), unpack=False)
+        context = self.around.named_context(mount.from_) if mount.from_ else self.around.context
+        if context is not None:
+            return ContextFiles.of(context, find(context), unpack=False)
         tree = self.around.find_tree(mount.from_, self.instruction)
         return TreeFiles(tree, find, ["mount", path], self.around.workshop, self.around.store)
 

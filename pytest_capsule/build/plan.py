@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from pytest_capsule.build.named import NamedContexts, context_named
 from pytest_capsule.build.request import Request
 from pytest_capsule.dockerfile import Dockerfile, parse_trigger
 from pytest_capsule.dockerfile import Stage as ParsedStage
@@ -101,7 +103,7 @@ def make_plan(dockerfile: Dockerfile, request: Request, arguments: Mapping[str, 
     """Plan a build; ``DockerfileError`` for a stage or image that cannot be had."""
     images: dict[Wanted, Image] = {}
     while True:
-        walk = _Walk(dockerfile, arguments, request.platform, images)
+        walk = _Walk(dockerfile, arguments, request.platform, request.contexts, images)
         wanted = walk.visit(dockerfile.target(request.target))
         if not walk.unknown:
             return Plan(walk.stages, images, wanted)
@@ -115,6 +117,7 @@ class _Walk:
     dockerfile: Dockerfile
     arguments: Mapping[str, str]
     platform: Platform
+    contexts: NamedContexts
     images: Mapping[Wanted, Image]
     stages: dict[int, PlannedStage] = field(default_factory=dict)
     unknown: dict[Wanted, ins.Instruction] = field(default_factory=dict)
@@ -128,16 +131,15 @@ class _Walk:
     def _planned(self, stage: ParsedStage) -> PlannedStage:
         from_ = stage.from_.expand(Expander(self.arguments, escape=self.dockerfile.escape))
         platform = self._platform(from_)
-        base = self._base(stage, from_, platform)
+        base, own = self._begin(stage, from_, platform)
         triggers = tuple(parse_trigger(text, from_.origin) for text in self._triggers(base))
         needs = {base} if isinstance(base, int) else set()
-        for instruction in (*triggers, *stage.instructions):
+        for instruction in (*triggers, *own):
             for reference in ins.sources(instruction):
                 other = self._source(stage, instruction, reference)
                 if other is not None:
                     needs.add(other)
-        name, own = self._name(stage), stage.instructions
-        return PlannedStage(stage.index, name, from_, base, platform, triggers, own, frozenset(needs))
+        return PlannedStage(stage.index, self._name(stage), from_, base, platform, triggers, own, frozenset(needs))
 
     def _platform(self, from_: ins.From) -> Platform:
         """What the stage is for: what its FROM says, else what the build is."""
@@ -148,11 +150,22 @@ class _Walk:
         except UsageError as error:
             raise from_.origin.error(f"FROM --platform={from_.platform}: {error.message}", hint=error.hint) from None
 
-    def _base(self, stage: ParsedStage, from_: ins.From, platform: Platform) -> int | Image | None:
-        earlier = self.dockerfile.base_stage(stage, from_.base)
-        if earlier is not None:
-            return self.visit(earlier)
-        return None if from_.base == SCRATCH else self._image(Wanted(from_.base, platform), from_)
+    def _begin(
+        self, stage: ParsedStage, from_: ins.From, platform: Platform
+    ) -> tuple[int | Image | None, tuple[ins.Instruction, ...]]:
+        """What a stage begins with, and its instructions: a context of its own name takes the place of all of it."""
+        name, own = stage.name, stage.instructions
+        context = context_named(self.contexts, name) if name else None
+        if context is not None:
+            own = ()
+        elif (earlier := self.dockerfile.base_stage(stage, from_.base)) is not None:
+            return self.visit(earlier), own
+        else:
+            name, context = from_.base, context_named(self.contexts, from_.base)
+        if isinstance(context, Path):
+            return None, (parse_trigger(f"COPY --from={name} . /", from_.origin), *own)
+        reference = context or from_.base
+        return (None if reference == SCRATCH else self._image(Wanted(reference, platform), from_)), own
 
     def _triggers(self, base: int | Image | None) -> tuple[str, ...]:
         if isinstance(base, Image):
@@ -163,9 +176,12 @@ class _Walk:
         return tuple(one.expression for one in below if isinstance(one, ins.Onbuild))
 
     def _source(self, stage: ParsedStage, instruction: ins.Instruction, reference: str) -> int | None:
-        other = self.dockerfile.find_stage(reference)
+        context = context_named(self.contexts, reference)
+        if isinstance(context, Path):
+            return None
+        other = self.dockerfile.find_stage(reference) if context is None else None
         if other is None:
-            self._image(Wanted(reference, self.platform), instruction)
+            self._image(Wanted(context or reference, self.platform), instruction)
             return None
         if other.index >= stage.index:
             raise instruction.origin.error(

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_capsule.build import epoch
+from pytest_capsule.build.named import NamedContexts, parse_contexts
 from pytest_capsule.build.secrets import Secret, check_secrets, find_agents
 from pytest_capsule.dockerfile import IgnoreRules
 from pytest_capsule.errors import UsageError
 from pytest_capsule.oci.platform import Platform
+
+IGNORED = ".dockerignore"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist.
 
-    ``agents`` are the sockets of SSH agents by id; ``platform`` is what the image is to be for.
+    ``agents`` are the sockets of SSH agents by id; ``platform`` is what the image is to be for; ``contexts`` are the
+    named ones beside ``context``.
     """
 
     context: Path
@@ -29,6 +33,7 @@ class Request:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)
     platform: Platform = field(default_factory=Platform.here)
+    contexts: NamedContexts = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -38,7 +43,7 @@ class Request:
 
     def ignore_rules(self) -> IgnoreRules | None:
         """``<Dockerfile>.dockerignore`` where there is one, else the context's ``.dockerignore``."""
-        for path in (Path(f"{self.dockerfile}.dockerignore"), self.context / ".dockerignore"):
+        for path in (Path(f"{self.dockerfile}.dockerignore"), self.context / IGNORED):
             if path.is_file():
                 return IgnoreRules.parse(path.read_bytes(), path=str(path))
         return None
@@ -54,6 +59,7 @@ def request(
     secrets: Mapping[str, Secret] | None = None,
     ssh: Sequence[str] = (),
     platform: str | None = None,
+    contexts: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> Request:
     """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
 
@@ -74,7 +80,8 @@ def request(
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
             given, agents, built_for = check_secrets(secrets or {}), find_agents(ssh), Platform.named(platform)
             named = candidate.parent.resolve() / candidate.name  # a symlink by its own name: so is its .dockerignore
-            return Request(folder.resolve(), named, target, arguments, no_cache, given, agents, built_for)
+            beside = parse_contexts(contexts or {})
+            return Request(folder.resolve(), named, target, arguments, no_cache, given, agents, built_for, beside)
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
     )

@@ -46,6 +46,8 @@ class Surroundings:
     workshop: Workshop
     execution: Execution
     context: Context
+    named_context: Callable[[str], Context | None]
+    """The folder that stands for what ``from`` calls by a name, if one does."""
     build_args: Mapping[str, str]
     global_args: Mapping[str, str]
     """What an ARG without a value inherits."""

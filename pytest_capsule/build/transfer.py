@@ -129,7 +129,7 @@ def _parts(instruction: ins.Transfer, around: Surroundings, remotes: Remotes) ->
     """The sources, in their order, those of the context that come in a row in one."""
     found: list[Part] = []
     if isinstance(instruction, ins.Copy) and instruction.from_:
-        found.append(_tree_files(instruction, around))
+        found.append(_files_from(instruction, around))
     else:
         unpacks = instruction.unpack is not False if isinstance(instruction, ins.Add) else False
         for source in instruction.sources:
@@ -142,10 +142,15 @@ def _parts(instruction: ins.Transfer, around: Surroundings, remotes: Remotes) ->
     return tuple(found)
 
 
-def _tree_files(instruction: ins.Copy, around: Surroundings) -> TreeFiles:
+def _files_from(instruction: ins.Copy, around: Surroundings) -> Part:
+    """Those of a stage, an image, or a named context."""
+
     def find(context: Context) -> list[Source]:
         return [source for pattern in instruction.sources for source in _find(context, pattern, instruction)]
 
+    named = around.named_context(instruction.from_)
+    if named is not None:
+        return ContextFiles.of(named, find(named), unpack=False)
     question = [instruction.sources, instruction.exclude, instruction.parents]
     tree = around.find_tree(instruction.from_, instruction)
     return TreeFiles(tree, find, question, around.workshop, around.store)

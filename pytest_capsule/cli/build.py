@@ -44,6 +44,14 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("-f", "--file", metavar="FILE", help="the Dockerfile (default: PATH/Dockerfile); - is stdin")
     parser.add_argument("--target", metavar="STAGE", help="the stage to build (default: the last)")
     parser.add_argument(
+        "--build-context",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what stands for the stage or image of that name: a folder, docker-image://REFERENCE or "
+        "oci-layout://FOLDER[:TAG]; repeatable",
+    )
+    parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG; repeatable"
     )
     parser.add_argument(
@@ -176,6 +184,7 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             build_args=dict(assignments(options.build_arg)),
             secrets=dict(secret(text) for text in options.secret),
             ssh=options.ssh,
+            build_contexts=_contexts(options.build_context),
             platform=options.platform,
             no_cache=options.no_cache,
             pull=options.pull,
@@ -183,6 +192,13 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             cache_to=options.cache_to,
             progress=progress,
         )
+
+
+def _contexts(given: Sequence[str]) -> dict[str, str]:
+    for text in given:
+        if not all(text.partition("=")):
+            raise UsageError(f"--build-context {text}: it takes NAME=VALUE")
+    return {name: value for name, _, value in (text.partition("=") for text in given)}
 
 
 def _open_shell(engine: Engine, reference: str | None) -> None:

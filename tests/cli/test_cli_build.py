@@ -208,3 +208,16 @@ def test_a_signal_ends_it_quietly_and_nothing_is_left(start_capsule, context, cl
     assert process.returncode == 128 + number
     assert (output, errors) == (b"", b"")
     assert [path.name for path in cli_cache.glob("*/tmp/*")] == []
+
+
+def test_a_folder_beside_the_context(capsule, tmp_path):
+    for folder in ("app", "shared"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "shared/name").write_text("shared")
+    (tmp_path / "app/Dockerfile").write_text("FROM scratch\nCOPY --from=shared name /\n")
+    done = capsule("build", "-t", "beside", "--build-context", f"shared={tmp_path}/shared", str(tmp_path / "app"))
+    assert done.returncode == 0, done.stderr
+    for given, message in (("shared", "it takes NAME=VALUE"), ("shared=/no/such", "no such folder")):
+        done = capsule("build", "--build-context", given, str(tmp_path / "app"))
+        assert done.returncode != 0
+        assert f"{given}: {message}" in done.stderr

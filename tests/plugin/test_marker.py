@@ -80,6 +80,24 @@ def test_build_takes_a_build(suite, pytester):
     result.assert_outcomes(passed=1)
 
 
+def test_folders_beside_a_build_start_where_it_does(suite, pytester):
+    pytester.mkdir("app").joinpath("Dockerfile").write_text("FROM scratch\nCOPY --from=shared name /\n")
+    pytester.mkdir("shared").joinpath("name").write_text("shared")
+
+    result = suite(
+        """
+        import pytest
+        from pytest_capsule import Build
+
+        @pytest.mark.container(build=Build("app", build_contexts={"shared": "shared"}), command=[])
+        def test_it(container):
+            assert container.read_text("/name") == "shared"
+        """
+    )
+
+    result.assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     "mark, message",
     [
