@@ -33,7 +33,6 @@ from pytest_capsule.store.store import Store
 
 _UNPACKER = "pytest_capsule.archive.unpack"
 _NOBODY = 65534  # what the kernel shows for an id that is not mapped: overflowuid
-_HOSTNAME = "buildkitsandbox"  # what a RUN sees under BuildKit
 
 
 class ContainerWorkshop:
@@ -66,12 +65,12 @@ class ContainerWorkshop:
         isolated = command.network == "none"
         spec = RuntimeSpec(
             overlays=self._stacking.to_write(tree, self._store.blank, scratch),
-            hostname=_HOSTNAME,
+            hostname=command.hostname,
             env=command.env,
             user=command.user,
             workdir=command.workdir,
             files={
-                "/etc/hosts": names.hosts([names.HostEntry("127.0.0.1", (_HOSTNAME,))]),
+                "/etc/hosts": names.hosts([names.HostEntry("127.0.0.1", (command.hostname,))]),
                 "/etc/resolv.conf": names.resolv_conf(None if isolated else host_resolv_conf()),
             },
             volumes=tuple(volumes),

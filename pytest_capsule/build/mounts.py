@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SECRETS = "/run/secrets"
 _AGENT_SOCKET = "/run/buildkit/ssh_agent.{}"
 _AGENT_VARIABLE = "SSH_AUTH_SOCK"
+_NAMESPACE = "BUILDKIT_CACHE_MOUNT_NS"  # a build argument that goes before the id of each cache
 
 
 class RunMounts:
@@ -193,7 +194,9 @@ class _Cache:
     def __init__(self, mount: Mount, run: _Run) -> None:
         self._mount = mount
         self._target = run.target(mount)
-        self._id = mount.id or posixpath.normpath(mount.target)
+        namespace = run.around.build_args.get(_NAMESPACE)
+        name = mount.id or posixpath.normpath(mount.target)
+        self._id = f"{namespace}/{name}" if namespace else name
         self._begins_as = self._beginning(run)
         # A cache that began otherwise is another, as in BuildKit.
         self.waits_for = step_key("cache", {"id": self._id, "begins_as": _content(self._begins_as)})

@@ -34,6 +34,7 @@ from pytest_capsule.store.image import Image, Tree
 from pytest_capsule.store.store import Store
 
 _NOT_FOUND = 127  # what a shell, and Docker, say of a command that is not there
+_HOSTNAME = "BUILDKIT_SANDBOX_HOSTNAME"  # a build argument: what the host is called that a RUN sees
 # Build arguments that need no ARG: a RUN sees them, and neither its cache key nor the history does.
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
@@ -208,6 +209,7 @@ class Stage:
             user=self.config.config.user,
             workdir=self._workdir(),
             network=instruction.network,
+            hostname=self.around.build_args.get(_HOSTNAME) or "buildkitsandbox",
             privileged=instruction.security == "insecure",
             scripts={script.path: script.content} if script else {},
         )
@@ -218,6 +220,7 @@ class Stage:
             "user": command.user,
             "workdir": command.workdir,
             "network": command.network,
+            "hostname": command.hostname,
             "security": instruction.security,
             "scripts": command.scripts,
             "mounts": mounts.inputs(),

@@ -76,6 +76,7 @@ class Command:
     user: str
     workdir: str
     network: str
+    hostname: str
     privileged: bool = False
     mounts: tuple[Mount, ...] = ()
     scripts: Mapping[str, str] = field(default_factory=dict)

@@ -130,6 +130,15 @@ def test_a_cache_stays_from_build_to_build_and_never_in_a_layer(project):
     assert project.kinds() == ["cached"], "what a cache holds is no part of a key"
 
 
+def test_a_namespace_keeps_the_caches_of_builds_apart(project):
+    text = HOST + "ARG N\nRUN --mount=type=cache,target=/spaced echo $N >> /spaced/log; cat /spaced/log\n"
+    for space in ("one", "two"):
+        project.build(text, build_args={"N": space, "BUILDKIT_CACHE_MOUNT_NS": space})
+        assert project.output() == f"{space}\n"
+    project.build(text, build_args={"N": "again", "BUILDKIT_CACHE_MOUNT_NS": "one"})
+    assert project.output() == "one\nagain\n"
+
+
 def test_without_cache_a_cache_too_begins_anew_once_in_the_build(project):
     mount = "--mount=type=cache,target=/var/cache/anew"
     text = HOST + "ARG N\n" + 2 * f"RUN {mount} echo $N >> /var/cache/anew/log; cat /var/cache/anew/log\n"

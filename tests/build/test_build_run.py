@@ -114,6 +114,17 @@ def test_the_host_is_buildkits_sandbox(project):
     assert project.output().endswith("buildkitsandbox\n")
 
 
+def test_the_host_may_be_called_otherwise(project):
+    named = {"BUILDKIT_SANDBOX_HOSTNAME": "builder"}
+    text = "FROM capsule/host\nRUN grep -o builder /etc/hosts; cat /proc/sys/kernel/hostname\n"
+    project.build(text, build_args=named)
+    assert project.output() == "builder\nbuilder\n"
+    project.build(text, build_args=named)
+    assert project.kinds() == ["cached"]
+    project.build(text)
+    assert project.output() == "buildkitsandbox\n"
+
+
 @pytest.mark.identities("root", "range")
 def test_user_runs_what_follows(project):
     image = project.build(
