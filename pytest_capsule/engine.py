@@ -163,6 +163,7 @@ class Engine:
         ssh: Sequence[str] = (),
         platform: str | None = None,
         build_contexts: Mapping[str, str | os.PathLike[str]] | None = None,
+        labels: Mapping[str, str] | None = None,
         no_cache: bool = False,
         pull: bool = False,
         cache_from: str | Sequence[str] = (),
@@ -178,8 +179,8 @@ class Engine:
         ``ssh`` names agents for ``RUN --mount=type=ssh``: ``default`` (that of ``$SSH_AUTH_SOCK``) or ``ID=SOCKET``.
         ``platform``, such as ``linux/arm64``, is what the image is to be for (default: this host). ``build_contexts``
         stand for the stages and images of their names: a folder, ``docker-image://REFERENCE`` or
-        ``oci-layout://FOLDER[:TAG]``. ``pull`` asks the
-        registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
+        ``oci-layout://FOLDER[:TAG]``. ``labels`` are put on the image besides those of the Dockerfile. ``pull`` asks
+        the registry anew for what FROM names; ``progress`` is called with each ``BuildEvent``.
         ``DockerfileError`` for a Dockerfile that is wrong, ``BuildError`` for a step that failed.
 
         ``cache_from`` and ``cache_to`` are where steps and their layers are shared with other machines, as BuildKit
@@ -202,6 +203,7 @@ class Engine:
             ssh=ssh,
             platform=platform,
             contexts=build_contexts,
+            labels=labels,
         )
         tell = progress or _tell_nobody
         with self._store.claims.working(), self._shared_cache(cache_from, cache_to, tell) as sharing:

@@ -100,7 +100,7 @@ def build(
             epoch=Epoch.of(wanted.build_args, arguments),
         )
         schedule.run({index: stage.needs for index, stage in plan.stages.items()}, partial(stages.build, around))
-    image = stages[plan.target].image()
+    image = stages[plan.target].image(wanted.labels)
     if sharing is not None:
         sharing.finish(stages[plan.target].key)
     if listened:  # an id is found out when it is asked for

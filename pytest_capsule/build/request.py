@@ -22,7 +22,7 @@ class Request:
     """What to build: ``context`` is a folder, ``dockerfile`` the file itself; both exist.
 
     ``agents`` are the sockets of SSH agents by id; ``platform`` is what the image is to be for; ``contexts`` are the
-    named ones beside ``context``.
+    named ones beside ``context``, ``labels`` are put on the image besides those of the Dockerfile.
     """
 
     context: Path
@@ -34,6 +34,7 @@ class Request:
     agents: Mapping[str, str] = field(default_factory=dict)
     platform: Platform = field(default_factory=Platform.here)
     contexts: NamedContexts = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -60,6 +61,7 @@ def request(
     ssh: Sequence[str] = (),
     platform: str | None = None,
     contexts: Mapping[str, str | os.PathLike[str]] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Request:
     """Find the Dockerfile of a build: ``UsageError`` when there is no such folder or file.
 
@@ -78,10 +80,19 @@ def request(
             arguments = {name: str(value) for name, value in (build_args or {}).items()}
             if epoch.NAME in os.environ:  # as docker buildx passes it on
                 arguments.setdefault(epoch.NAME, os.environ[epoch.NAME])
-            given, agents, built_for = check_secrets(secrets or {}), find_agents(ssh), Platform.named(platform)
             named = candidate.parent.resolve() / candidate.name  # a symlink by its own name: so is its .dockerignore
-            beside = parse_contexts(contexts or {})
-            return Request(folder.resolve(), named, target, arguments, no_cache, given, agents, built_for, beside)
+            return Request(
+                context=folder.resolve(),
+                dockerfile=named,
+                target=target,
+                build_args=arguments,
+                no_cache=no_cache,
+                secrets=check_secrets(secrets or {}),
+                agents=find_agents(ssh),
+                platform=Platform.named(platform),
+                contexts=parse_contexts(contexts or {}),
+                labels={name: str(value) for name, value in (labels or {}).items()},
+            )
     raise UsageError(
         f"build: no such Dockerfile: {candidates[0]}", hint="name it with dockerfile= (on the command line: -f)"
     )

@@ -83,9 +83,11 @@ class Stage:
     command_set: bool = False
     in_trigger: bool = False
 
-    def image(self) -> Image:
-        """The image as it is now."""
+    def image(self, labels: Mapping[str, str] | None = None) -> Image:
+        """The image as it is now, with these labels besides its own."""
         config = self.config.with_created(self.created)
+        if labels:
+            config = config.with_config(labels={**config.config.labels, **labels})
         if self.around.epoch is not None:
             config = self.around.epoch.clamped(config)
         return self.around.store.put(config, self.tree.layers, self.tree.host_directories)

@@ -71,6 +71,9 @@ def add_commands(commands: Commands) -> None:
         metavar="type=registry,ref=NAME|type=local,dest=DIR[,mode=max]",
         help="write the steps to one, those of all stages with mode=max; repeatable",
     )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="NAME[=VALUE]", help="a label for the image; repeatable"
+    )
     parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="what the image is for (default: this machine)")
     parser.add_argument("--pull", action="store_true", help="ask the registry anew for what FROM names")
     parser.add_argument(
@@ -185,6 +188,7 @@ def _build(engine: Engine, options: argparse.Namespace, names: Sequence[str]) ->
             secrets=dict(secret(text) for text in options.secret),
             ssh=options.ssh,
             build_contexts=_contexts(options.build_context),
+            labels={name: value for name, _, value in (text.partition("=") for text in options.label)},
             platform=options.platform,
             no_cache=options.no_cache,
             pull=options.pull,

@@ -181,3 +181,13 @@ def test_a_base_without_a_path_gets_the_default_one(project, tmp_path):
     (tmp_path / "root").mkdir()
     image = project.build(f"FROM rootfs:{tmp_path / 'root'}\nENV A=1\n")
     assert image.config.config.env == (f"PATH={DEFAULT_PATH}", "A=1")
+
+
+def test_labels_besides_those_of_the_dockerfile(project):
+    """What is given wins, and no step has to be done again for it."""
+    text = "FROM scratch\nLABEL a=file b=file\nWORKDIR /made\n"
+    project.build(text)
+    image = project.build(text, labels={"a": "given", "c": "given"})
+    assert image.config.config.labels == {"a": "given", "b": "file", "c": "given"}
+    assert project.kinds() == ["cached"]
+    assert len(image.config.history) == 2

@@ -210,6 +210,13 @@ def test_a_signal_ends_it_quietly_and_nothing_is_left(start_capsule, context, cl
     assert [path.name for path in cli_cache.glob("*/tmp/*")] == []
 
 
+def test_labels(capsule, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    done = capsule("build", "-t", "labelled", "--label", "a=b=c", "--label", "empty", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(capsule("inspect", "labelled").stdout)[0]["Config"]["Labels"] == {"a": "b=c", "empty": ""}
+
+
 def test_a_folder_beside_the_context(capsule, tmp_path):
     for folder in ("app", "shared"):
         (tmp_path / folder).mkdir()
